@@ -1,0 +1,205 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom import dcmread
+
+from mmpkd.images import read_image, read_mask, to_uint8
+from mmpkd.phantom import (DRAW, FINDINGS, METADATA, draw_case, draw_chest, exchange, grade, mask_box, phantom_cases, phantom_cohort,
+                           phantom_table, power_noise, site_look, stream, write_dicom, write_phantom, write_report)
+
+
+@pytest.fixture(scope='module')
+def study(tmp_path_factory): return write_phantom(tmp_path_factory.mktemp('phantom')/'study', n=60, seed=3, progress=False)
+
+
+@pytest.mark.parametrize('beta', [0., 3.])
+@pytest.mark.parametrize('size', [(96, 96), (113, 97), (7, 12)])
+def test_noise_is_standardised(size, beta):
+    x = power_noise(np.random.default_rng(0), size, beta)
+    assert x.shape == size and abs(x.mean()) < 1e-9 and abs(x.std() - 1) < 1e-9
+
+
+@pytest.mark.parametrize('beta', [0., 2., 3.])
+def test_noise_has_the_asked_spectrum(beta):
+    power = sum(np.abs(np.fft.fft2(power_noise(np.random.default_rng(i), (128, 128), beta)*np.hanning(128)[:, None]*np.hanning(128)))**2 for i in range(20))
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(128), np.fft.fftfreq(128)))
+    i = (f > .05) & (f < .4)
+    assert abs(-np.polyfit(np.log(f[i]), np.log(power[i]), 1)[0] - beta) < .15
+
+
+@pytest.mark.parametrize('size', [(110, 96), (104, 102), (64, 64), (220, 190)])
+@pytest.mark.parametrize('severity', [.1, 1.])
+def test_every_finding_has_a_region_in_every_person(size, severity):
+    for i in range(30):
+        img, regions = draw_chest(np.random.default_rng(i), size, heart=1.05)
+        assert all(m.any() and m.shape == size for m in regions.values())
+        assert not (regions['right lung'] & regions['left lung']).any()
+        assert regions['right lung'].nonzero()[1].mean() < regions['left lung'].nonzero()[1].mean() # he looks at us
+        for name, draw in DRAW.items():
+            for side in ('right', 'left'):
+                changed, mask = draw(img, regions, np.random.default_rng(i), severity, side)
+                x0, y0, x1, y1 = mask_box(mask)
+                assert 0 <= x0 < x1 <= size[1] and 0 <= y0 < y1 <= size[0]
+                if name != 'Cardiomegaly': assert not (mask & ~regions[f'{side} lung']).any()
+                change = np.abs(changed - img)
+                assert np.isfinite(changed).all() and change[mask].mean() > 5*change[~mask].mean()
+
+
+def test_mask_box():
+    m = np.zeros((5, 6), bool)
+    with pytest.raises(ValueError, match='empty mask'): mask_box(m)
+    m[1, 2] = m[3, 4] = True
+    assert mask_box(m) == (2, 1, 5, 4)
+
+
+def test_grades_cover_the_severities(): assert [grade(s) for s in (0, .01, .33, .34, .67, 1.)] == [0, 1, 1, 2, 3, 3]
+
+
+def test_an_image_does_not_depend_on_its_neighbours():
+    a, b = phantom_cases(40), phantom_cases(40).iloc[::-1]
+    for c in b.to_dict('records')[:3]:
+        same = a[a.image_id == c['image_id']].iloc[0].to_dict()
+        np.testing.assert_array_equal(draw_case(c)[0], draw_case(same)[0])
+
+
+def test_streams_differ_by_name_and_seed():
+    x = [stream(*a).random() for a in ((0, 'a'), (0, 'b'), (1, 'a'), (0, 'a', 'b'), (0,))]
+    assert len(set(x)) == 5
+
+
+@pytest.mark.parametrize('n', [20, 21, 57, 1000])
+def test_cases_of_any_size(n):
+    c = phantom_cases(n, seed=n)
+    assert len(c) == n and c.image_id.is_unique and set(c.split) == {'train', 'valid', 'test'}
+    assert c.groupby('patient_id').split.nunique().max() == 1 and c.groupby('patient_id').sex.nunique().max() == 1
+    assert (c.about == c.image_id).all()
+
+
+@pytest.mark.parametrize('informative', [0., .5, 1.])
+def test_reports_change_hands_within_a_split(informative):
+    c = phantom_cases(1500, informative=informative)
+    donor = c.set_index('image_id').loc[c.about].reset_index()
+    assert sorted(c.about) == sorted(c.image_id) # each used once
+    assert (donor.split.to_numpy() == c.split.to_numpy()).all()
+    own = c.about == c.image_id
+    assert abs(own.mean() - informative) < .04
+    assert (donor.patient_id.to_numpy() != c.patient_id.to_numpy())[~own].all()
+
+
+def test_exchange_alone_or_impossible():
+    one = np.array(['a', 'a'])
+    assert exchange(np.random.default_rng(0), one, 0.).tolist() == [0, 1]
+    with pytest.raises(ValueError, match='too few'): exchange(np.random.default_rng(0), np.array(['a', 'a', 'b']), 0.)
+
+
+def test_privileged_information_is_independent_of_the_label_when_useless():
+    c = phantom_cases(2000, seed=1, informative=0.)
+    t = phantom_table(c, 1)
+    for f in FINDINGS:
+        g = t[f.lower().replace(' ', '_') + '_grade']
+        r = np.corrcoef(g[g.notna()], (c[f'severity {f}'] > 0)[g.notna()])[0, 1]
+        assert abs(r) < .08
+
+
+def test_grades_and_reports_follow_the_truth_when_informative():
+    c = phantom_cases(2000, seed=1)
+    t = phantom_table(c, 1)
+    for f in FINDINGS:
+        g, s = t[f.lower().replace(' ', '_') + '_grade'], c[f'severity {f}']
+        known = g.notna()
+        truth, label = (np.corrcoef(g[known], y[known])[0, 1] for y in (s, c[f]))
+        assert truth > .8 > .65 > label and .05 < (~known).mean() < .15 and set(g[known]) == {0., 1., 2., 3.}
+    word = t.report[c['severity Pneumothorax'] > 0].str.lower()
+    assert word.str.contains('pneumothorax').all() and not word.str.contains('no pneumothorax|or pneumothorax|no evidence of pneumo').any()
+    well = t.report[(c[[f'severity {f}' for f in FINDINGS]] == 0).all(axis=1)].str.lower()
+    assert not well.str.contains('moderate|large|severe|possible|probable').any()
+
+
+def test_a_report_names_side_and_degree():
+    for i in range(50):
+        r = write_report(np.random.default_rng(i), {f: (.9 if f == 'Pleural Effusion' else 0., 'left') for f in FINDINGS})
+        assert 'large' in r.lower() and 'left' in r and 'right' not in r and r.index('FINDINGS:') < r.index('IMPRESSION:')
+
+
+def test_the_shortcut_and_the_noise():
+    c = phantom_cases(4000, shortcut=.8, test_shortcut=0., label_noise=.1, test_noise=.4)
+    for split, link, noise in (('train', True, .1), ('test', False, .4)):
+        d = c[c.split == split]
+        has = np.stack([d[f'severity {f}'] > 0 for f in FINDINGS], 1)
+        more = has[d.site == 'B'].mean() - has[d.site == 'A'].mean()
+        assert (more > .35) if link else abs(more) < .06
+        assert abs((has != d[FINDINGS]).to_numpy().mean() - noise) < .03
+
+
+@pytest.mark.parametrize('bad', [dict(n=5), dict(label_noise=1.5), dict(informative=-1), dict(severity=(.5, .2)), dict(severity=(0., 1.)), dict(prevalence=.9), dict(split=(.5, .5, .5)), dict(split=(1., 0., 0.))])
+def test_bad_knobs(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))): phantom_cases(**bad)
+
+
+def test_bad_site():
+    with pytest.raises(ValueError, match='site must be'): site_look(np.zeros((110, 96)), np.random.default_rng(0), 'C')
+
+
+def test_files(study):
+    c = phantom_cohort(study).check()
+    assert len(c) == 60 and c.labels == FINDINGS and c.tabular == METADATA and c.text == 'report'
+    truth = pd.read_csv(study/'truth.csv').set_index('image_id')
+    for r in c.rois.itertuples():
+        mask = read_mask(study/r.mask)
+        assert mask.shape == read_image(study/f'images/{r.image_id}.dcm').shape
+        assert mask_box(mask) == (r.x0, r.y0, r.x1, r.y1)
+        assert truth.loc[r.image_id, f'severity {r.label}'] > 0
+    assert len(c.rois) == sum((truth[f'severity {f}'] > 0).sum() for f in FINDINGS)
+
+
+def test_dicom_files_are_real(study):
+    truth = pd.read_csv(study/'truth.csv').to_dict('records')
+    uids = set()
+    for case in truth[:20]:
+        ds = dcmread(study/f"images/{case['image_id']}.dcm")
+        assert ds.PhotometricInterpretation == {'A': 'MONOCHROME2', 'B': 'MONOCHROME1'}[case['site']] and ds.BitsStored == 12
+        assert ds.PatientID == case['patient_id'] and ds.ViewPosition == case['view'] and ds.pixel_array.max() > 255
+        uids.add(ds.SOPInstanceUID)
+        img = to_uint8(draw_case(case, 3)[0]).astype(int)
+        assert np.abs(to_uint8(read_image(study/f"images/{case['image_id']}.dcm")) - img).max() <= 1
+    assert len(uids) == 20
+
+
+@pytest.mark.parametrize('bits', [9, 12, 16])
+@pytest.mark.parametrize('photometric', ['MONOCHROME1', 'MONOCHROME2'])
+def test_dicom_round_trip(tmp_path, bits, photometric):
+    img = np.linspace(0, 1, 256).reshape(16, 16)
+    write_dicom(tmp_path/'a.dcm', img, 'a', photometric, bits)
+    assert np.abs(read_image(tmp_path/'a.dcm') - 255*img).max() <= 1.5
+    with pytest.raises(ValueError, match='photometric'): write_dicom(tmp_path/'b.dcm', img, 'b', 'RGB')
+
+
+def test_png_and_dicom_hold_the_same_picture(study, tmp_path): # each stretched from its darkest to its brightest pixel
+    png = write_phantom(tmp_path/'png', n=60, seed=3, format='png', progress=False)
+    for f in sorted((png/'images').iterdir())[:10]:
+        assert np.abs(to_uint8(read_image(f)).astype(int) - to_uint8(read_image(study/'images'/f'{f.stem}.dcm'))).max() <= 2
+    assert (png/'truth.csv').read_bytes() == (study/'truth.csv').read_bytes()
+    with pytest.raises(ValueError, match='format'): write_phantom(tmp_path/'x', format='jpg')
+
+
+def test_a_finished_phantom_is_left_alone_and_an_unfinished_one_completed(study):
+    before = {f: f.stat().st_mtime_ns for f in study.rglob('*') if f.is_file()}
+    write_phantom(study, n=60, seed=3, progress=False)
+    assert before == {f: f.stat().st_mtime_ns for f in study.rglob('*') if f.is_file()}
+    content = {f: f.read_bytes() for f in before}
+    record = json.loads((study/'phantom.json').read_text())
+    (study/'phantom.json').write_text(json.dumps(dict(record, finished=False)))
+    (study/'table.csv').unlink()
+    with pytest.raises(FileNotFoundError, match='no finished phantom'): phantom_cohort(study)
+    write_phantom(study, n=60, seed=3, progress=False)
+    assert content == {f: f.read_bytes() for f in before}
+
+
+def test_other_peoples_folders_are_safe(study, tmp_path):
+    (tmp_path/'mine.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match='not empty'): write_phantom(tmp_path, n=20)
+    with pytest.raises(FileExistsError, match='another phantom'): write_phantom(study, n=60, seed=4)
+    assert [f.name for f in tmp_path.iterdir()] == ['mine.txt']
+    with pytest.raises(FileNotFoundError, match='write_phantom'): phantom_cohort(tmp_path)
