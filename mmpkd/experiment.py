@@ -7,8 +7,9 @@ Docs: https://mmpkd.github.io/mmpkd/experiment.html.md"""
 # %% auto #0
 __all__ = ['ARMS', 'TRIVIAL', 'arm_title', 'make_config', 'environment', 'write_text', 'run_unit', 'run_experiment', 'Run']
 
-# %% ../nbs/40_experiment.ipynb #5ff88a05
+# %% ../nbs/40_experiment.ipynb #ea47934a
 import hashlib, json, platform, shutil, subprocess, sys, time
+from contextlib import nullcontext
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -188,7 +189,7 @@ def run_experiment(
     write_text(out/'asked.json', json.dumps(dict(cohort=cohort.name, labels=cohort.labels, task=cohort.task, root=str(cohort.root.resolve()), arms=arms, seeds=seeds), indent=2))
     return Run(out)
 
-# %% ../nbs/40_experiment.ipynb #ff98593a
+# %% ../nbs/40_experiment.ipynb #1f9d86bc
 def _keep_environment(out, env):
     "Append to `environment.json` if it is a new one; refuse other data"
     path = out/'environment.json'
@@ -207,14 +208,13 @@ def _work(todo, total, data, config, n_jobs, progress):
         for name in Parallel(n_jobs, return_as='generator_unordered')(delayed(one)(*u) for u in todo):
             if progress: print(f'{name}: done', flush=True)
         return
-    tty = sys.stderr.isatty()
-    with Progress(disable=not (progress and tty), transient=True) as bar:
-        task = bar.add_task('', total=len(todo)*config['epochs'])
+    with Progress(transient=True) if progress and sys.stderr.isatty() else nullcontext() as bar:
+        task = bar.add_task('', total=len(todo)*config['epochs']) if bar else None
         for k, (arm, seed, folder) in enumerate(todo, total - len(todo) + 1):
-            bar.update(task, description=f'{arm_title(arm)}, seed {seed} ({k} of {total})')
-            start = time.time()
-            run_unit(*data(arm), arm, seed, config, folder, after_epoch=lambda: bar.advance(task))
-            if progress and not tty: print(f'{arm_title(arm)}, seed {seed} ({k} of {total}): {time.time() - start:.0f} s', flush=True)
+            name, start = f'{arm_title(arm)}, seed {seed} ({k} of {total})', time.time()
+            if bar: bar.update(task, description=name)
+            run_unit(*data(arm), arm, seed, config, folder, after_epoch=(lambda: bar.advance(task)) if bar else None)
+            if progress and not bar: print(f'{name}: {time.time() - start:.0f} s', flush=True)
 
 # %% ../nbs/40_experiment.ipynb #44785b38
 TRIVIAL = {'noise': 'Noise', 'centre': 'Centred Gaussian'}

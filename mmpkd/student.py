@@ -36,7 +36,7 @@ from .images import Pixels
 from .losses import DistillationLoss, SoftLabels
 from .teachers import macro_auroc
 
-# %% ../nbs/20_student.ipynb #6ac4014a
+# %% ../nbs/20_student.ipynb #dd52d6fa
 VIT_TINY = 'vit_tiny_patch16_224.augreg_in21k_ft_in1k'
 
 def create_student(
@@ -47,12 +47,13 @@ def create_student(
     **kwargs # Changes to the architecture, such as `patch_size`, `embed_dim`, `depth`; go with weights='none'
 ) -> nn.Module: # From (B, 3, size, size) to (B, C) logits
     "A vision transformer; raises an error that names the alternatives if its weights cannot be had"
+    if not timm.is_model(arch.partition('.')[0]): raise ValueError(f'timm has no model {arch!r}')
     make = partial(timm.create_model, arch, num_classes=n_classes, img_size=size, **kwargs)
     if weights == 'none': return make(pretrained=False)
     if weights == 'imagenet':
         try: return make(pretrained=True)
         except Exception as e:
-            raise RuntimeError(f"cannot get the ImageNet weights of {arch} ({type(e).__name__}). Give the path of a local checkpoint "
+            raise ConnectionError(f"cannot get the ImageNet weights of {arch} ({type(e).__name__}). Give the path of a local checkpoint "
                                "(--weights PATH), or train from random weights (--weights none)") from e
     if not Path(weights).is_file(): raise FileNotFoundError(f"no checkpoint at {weights}; weights must be 'imagenet', 'none' or the path of a checkpoint")
     try: return make(pretrained=True, pretrained_cfg_overlay=dict(file=str(weights)))

@@ -54,7 +54,8 @@ def test_first_cell(path):
     "What stands in the title cell besides title and `>` line would not appear on the page"
     cell = json.loads(path.read_text(encoding='utf-8'))['cells'][0]
     assert cell['cell_type'] == 'markdown'
-    assert re.fullmatch(r'# \S.*\n\n?> \S.*\n*', ''.join(cell['source'])), 'the first cell is `# Title`, then one `>` line, no more'
+    is_title = re.fullmatch(r'# \S.*\n\n?> \S.*\n*', ''.join(cell['source']))
+    assert is_title, 'the first cell is `# Title`, then one `>` line, no more'
 
 
 @each_notebook
