@@ -6,7 +6,7 @@ Docs: https://mmpkd.github.io/mmpkd/report.html.md"""
 
 # %% auto #0
 __all__ = ['METRICS', 'STYLE', 'table1', 'to_markdown', 'table_note', 'caveats', 'gap_table', 'ranked_images', 'figure1',
-           'report_html', 'write_report']
+           'figure2', 'report_html', 'write_report']
 
 # %% ../nbs/41_report.ipynb #7a90075f
 import base64, html, io, json
@@ -115,13 +115,13 @@ def figure1(
             show_localization(image, heat, predicted_boxes(heat, convention), boxes, title=f'{arm_title(a)}\nAUROC {s.pixel_auroc:.2f}, IoU {s.iou:.2f}', ax=ax)
     return fig
 
-# %% ../nbs/41_report.ipynb #81203bf0
+# %% ../nbs/41_report.ipynb #d0824127
 def figure2(
     run:Run # A finished run
 ) -> plt.Figure:
     "Every seed of every arm, for each metric"
     per_seed, trivial = run.per_seed(), run.trivial()
-        fig, axs = plt.subplots(1, 4, figsize=(2.7*4, 2.6), layout='constrained')
+    fig, axs = plt.subplots(1, 4, figsize=(2.7*4, 2.6), layout='constrained')
     for ax, m in zip(axs, ('auroc', 'pixel_auroc', 'iou', 'fpr')):
         show_runs(per_seed, m, ax=ax)
         ax.set(ylabel='', title=METRICS[m] + (' (lower is better)' if m == 'fpr' else ''))
