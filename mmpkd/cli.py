@@ -64,7 +64,7 @@ def finish(
     run = run_experiment(cohort, out, make_config(**config), [a.strip() for a in arms.split(',')], seeds, jobs)
     print_run(run, write_report(run, cohort))
 
-# %% ../nbs/42_cli.ipynb #e17f2ed4
+# %% ../nbs/42_cli.ipynb #b7e2d5d5
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
 Arms = Annotated[str, typer.Option(help='What to compare, separated by commas: baseline, in-sample (the paper), out-of-bag (forests), out-of-fold.')]
 Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
@@ -101,9 +101,9 @@ def run_busbra(
     "Breast ultrasound: a random forest on BI-RADS, device and side teaches a ViT-Tiny."
     from mmpkd.busbra import busbra_cohort
     finish(busbra_cohort(root, test_fold, valid_fold), out, arms, seeds, jobs, teacher='forest', lam=lam, T=temperature, size=size, epochs=epochs,
-           bs=bs, lr=lr, weights=weights, precision=precision, convention=dict(tau=tau))
+           bs=bs, lr=lr, weights=weights, precision=precision, convention=dict(tau=tau), data=dict(source='busbra', test_fold=test_fold, valid_fold=valid_fold))
 
-# %% ../nbs/42_cli.ipynb #db2af9ad
+# %% ../nbs/42_cli.ipynb #d3289969
 DEMO = dict(teacher='bow', size=64, bs=16, lr=5e-4, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=96, depth=4))
 
 @app.command('demo')
@@ -120,7 +120,7 @@ def demo(
     "The whole pipeline on a synthetic phantom, in about five minutes on two cores."
     from mmpkd.phantom import phantom_cohort, write_phantom
     write_phantom(out/'phantom', n=n, seed=phantom_seed, informative=informative)
-    finish(phantom_cohort(out/'phantom'), out/'run', arms, seeds, jobs, epochs=epochs, **DEMO)
+    finish(phantom_cohort(out/'phantom'), out/'run', arms, seeds, jobs, epochs=epochs, **DEMO, data=dict(source='phantom', n=n, seed=phantom_seed, informative=informative))
 
 # %% ../nbs/42_cli.ipynb #f70778ec
 @app.command('predict')

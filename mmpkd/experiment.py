@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/experiment.html.md"""
 # %% auto #0
 __all__ = ['ARMS', 'TRIVIAL', 'arm_title', 'make_config', 'environment', 'write_text', 'run_unit', 'run_experiment', 'Run']
 
-# %% ../nbs/40_experiment.ipynb #ea47934a
+# %% ../nbs/40_experiment.ipynb #fdb30bd7
 import hashlib, json, platform, shutil, subprocess, sys, time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from .localization import Convention, score_maps, trivial_maps
 from .losses import DistillationLoss
 from .soft_labels import gap, soft_labels
 from .statistics import compare_arms, per_run, verdict
-from .student import VIT_TINY, best_device, precision_for, train_student
+from .student import VIT_TINY, best_device, create_student, precision_for, train_student
 from .teachers import TEACHERS, macro_auroc, make_teacher, save_teacher
 
 # %% ../nbs/40_experiment.ipynb #2b56aaeb
@@ -40,7 +40,7 @@ def arm_title(
     "How tables and figures call an arm"
     return 'Baseline' if arm == 'baseline' else f'MMPKD ({arm})'
 
-# %% ../nbs/40_experiment.ipynb #bc2364f5
+# %% ../nbs/40_experiment.ipynb #a9ba5879
 def make_config(
     teacher:str='forest', # 'forest' (metadata) or 'bow' (reports)
     lam:float=.5, # $\lambda$, the weight of the soft labels
@@ -56,7 +56,8 @@ def make_config(
     arch_kwargs:dict=None, # Changes to the architecture; go with weights='none'
     precision:str='auto', # 'bf16', 'fp32', or 'auto' for bf16 where the device has it
     layer:int=-1, # Block whose attention is read
-    convention:dict=None # Fields of `Convention` that differ from its defaults
+    convention:dict=None, # Fields of `Convention` that differ from its defaults
+    data:dict=None # How the cohort was made, such as its folds; only kept and compared
 ) -> dict: # Ready for JSON
     "All settings of a run, checked; raises a `ValueError` that names the argument"
     if teacher not in TEACHERS: raise ValueError(f'teacher must be one of {", ".join(TEACHERS)}, not {teacher!r}')
@@ -71,7 +72,7 @@ def make_config(
         if not Path(weights).is_file(): raise FileNotFoundError(f"no checkpoint at {weights}; weights must be 'imagenet', 'none' or the path of a checkpoint")
         digest, weights = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16], str(Path(weights).resolve())
     return dict(teacher=teacher, lam=lam, T=T, size=size, epochs=epochs, lr=lr, wd=wd, bs=bs, flip=flip, weights=weights, weights_sha256=digest,
-                arch=arch, arch_kwargs=arch_kwargs or {}, precision=precision, layer=layer, convention=Convention(**(convention or {})).to_dict())
+                arch=arch, arch_kwargs=arch_kwargs or {}, precision=precision, layer=layer, convention=Convention(**(convention or {})).to_dict(), data=data or {})
 
 # %% ../nbs/40_experiment.ipynb #5e4fef95
 def _git_commit():
@@ -154,7 +155,7 @@ def _teach(cohort, arms, config, out):
         write_text(out/'teacher.json', json.dumps(dict(auroc=quality), indent=2))
     return {arm: pd.read_parquet(files[arm]) if arm in files else None for arm in arms}
 
-# %% ../nbs/40_experiment.ipynb #bab523ae
+# %% ../nbs/40_experiment.ipynb #28e0ed19
 def run_experiment(
     cohort:Cohort, # All three splits, with regions of interest in the test split
     out:str|PathLike, # The run folder
@@ -173,8 +174,9 @@ def run_experiment(
     if 'out-of-bag' in arms and not hasattr(TEACHERS[config['teacher']], 'oob_logits'): raise ValueError(f"the teacher {config['teacher']!r} has no out-of-bag predictions; take the arm 'out-of-fold'")
     make_teacher(config['teacher']).inputs(cohort)
     cohort.check()
-    if not len(cohort.split('test').rois): raise ValueError('no test image has a region of interest; there is nothing to localise')
+    if not len(cohort.split('test').rois): raise ValueError('no test image has a region of interest; there is nothing to localize')
     _same_settings(out, config)
+    create_student(len(cohort.labels), config['size'], config['weights'], config['arch'], **config['arch_kwargs'])   # can it be made?
     out.mkdir(parents=True, exist_ok=True)
     write_text(out/'config.json', json.dumps(config, indent=2))
     pixels = cache_pixels(cohort, config['size'], out/'pixels')

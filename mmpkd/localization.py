@@ -118,14 +118,14 @@ def box_fpr(
     union = fill_boxes(pred, mask.shape)
     return float((union & ~mask).sum()/union.sum()) if len(pred) else np.nan
 
-# %% ../nbs/30_localization.ipynb #4cce47fd
+# %% ../nbs/30_localization.ipynb #a5dc6f05
 def score_image(
     heat:np.ndarray, # (h, w) heat on original pixels
     mask:np.ndarray, # (h, w) bool, ground truth for pixel AUROC and FPR
     boxes:np.ndarray, # (m, 4) true boxes, for IoU
     convention:Convention=Convention() # How boxes are made from heat
 ) -> dict: # 'pixel_auroc', 'iou', 'fpr', 'n_boxes'
-    "All localisation scores of one map"
+    "All localization scores of one map"
     pred = predicted_boxes(heat, convention)
     return dict(pixel_auroc=pixel_auroc(heat, mask), iou=best_iou(pred, boxes), fpr=box_fpr(pred, mask), n_boxes=len(pred))
 
@@ -147,7 +147,7 @@ def show_localization(
     if mask is not None: ax.contour(mask, levels=[.5], colors='red', linewidths=.8)
     return ax
 
-# %% ../nbs/30_localization.ipynb #38624f4a
+# %% ../nbs/30_localization.ipynb #71093d7d
 def truth_of(
     cohort:Cohort, # Has the regions of interest
     image_id:str, # Which image
@@ -176,7 +176,7 @@ def score_maps(
     convention:Convention=Convention(), # How maps become scores
     progress:bool=False # Show a progress bar (on a terminal)?
 ) -> pd.DataFrame: # One row per image that has a region: `image_id`, `pixel_auroc`, `iou`, `fpr`, `n_boxes`
-    "Localisation scores of attention maps; the convention is kept in `.attrs`"
+    "Localization scores of attention maps; the convention is kept in `.attrs`"
     maps, image_ids = np.asarray(maps), list(image_ids)
     if not len(maps) == len(image_ids) == len(geometries):
         raise ValueError(f'{len(maps)} maps, {len(image_ids)} image_ids and {len(geometries)} geometries; there must be one of each per image')

@@ -7,12 +7,12 @@ Docs: https://mmpkd.github.io/mmpkd/phantom.html.md"""
 # %% auto #0
 __all__ = ['DRAW', 'FINDINGS', 'SIDES', 'SITES', 'GRADES', 'WORDS', 'PRESENT', 'ABSENT', 'HEDGE', 'CHAT', 'REASON', 'METADATA',
            'CR_IMAGE', 'power_noise', 'soft', 'draw_chest', 'rescale', 'lung_axes', 'cardiomegaly', 'consolidation',
-           'effusion', 'pneumothorax', 'mask_box', 'site_look', 'stream', 'exchange', 'phantom_cases', 'grade',
-           'write_report', 'grade_column', 'write_grade', 'phantom_table', 'draw_case', 'write_dicom', 'write_png',
-           'write_phantom', 'phantom_cohort']
+           'effusion', 'pneumothorax', 'site_look', 'stream', 'exchange', 'phantom_cases', 'grade', 'write_report',
+           'grade_column', 'write_grade', 'phantom_table', 'draw_case', 'write_dicom', 'write_png', 'write_phantom',
+           'phantom_cohort']
 
-# %% ../nbs/05_phantom.ipynb #a79af8c2
-import json
+# %% ../nbs/05_phantom.ipynb #40e1c251
+import json, sys
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -29,6 +29,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from . import __version__
 from .cohort import Cohort
+from .images import mask_box
 
 # %% ../nbs/05_phantom.ipynb #b3a56c74
 def power_noise(
@@ -184,18 +185,10 @@ def pneumothorax(
     img = img + air*(.5 + .5*severity)*np.minimum(.06 - img, 0) + .08*pleura
     return img, (air > .4) & lung
 
-# %% ../nbs/05_phantom.ipynb #dc825b2d
+# %% ../nbs/05_phantom.ipynb #f181e762
 DRAW = {'Cardiomegaly': cardiomegaly, 'Consolidation': consolidation, 'Pleural Effusion': effusion, 'Pneumothorax': pneumothorax}
 FINDINGS = list(DRAW)
 SIDES = ('right', 'left')
-
-def mask_box(
-    mask:np.ndarray # (h, w) bool
-) -> tuple: # (x0, y0, x1, y1) in pixels, end exclusive
-    "The smallest box around a mask; raises a `ValueError` if the mask is empty"
-    y, x = np.nonzero(mask)
-    if not len(y): raise ValueError('an empty mask has no box')
-    return int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
 
 # %% ../nbs/05_phantom.ipynb #b906cae2
 SITES = ('A', 'B')
@@ -423,14 +416,14 @@ def write_png(
     "Write a grey image or a mask (0 and 255) as an 8-bit PNG"
     Image.fromarray(np.round(255*np.clip(img, 0, 1)).astype(np.uint8)).save(path)
 
-# %% ../nbs/05_phantom.ipynb #796c75ea
+# %% ../nbs/05_phantom.ipynb #38850eed
 @delegates(phantom_cases)
 def write_phantom(
     path:str|PathLike, # Folder to write; must be empty, absent, or hold the same phantom
     n:int=2000, # Number of images, at least 20
     seed:int=0, # Same seed, same bytes
     format:str='dicom', # 'dicom' or 'png'
-    progress:bool=True, # Show a progress bar?
+    progress:bool=True, # Show a progress bar on a terminal
     **kwargs
 ) -> Path: # The folder
     "Write a phantom study: images, masks, `table.csv`, `rois.csv`, `truth.csv`"
@@ -450,7 +443,7 @@ def write_phantom(
     for d in ('images', 'masks'): (path/d).mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(dict(knobs, finished=False), indent=1))
     rois = []
-    for c in track(cases.to_dict('records'), 'Drawing the phantom', transient=True, disable=not progress):
+    for c in track(cases.to_dict('records'), 'Drawing the phantom', transient=True, disable=not (progress and sys.stderr.isatty())):
         img, masks = draw_case(c, seed)
         file = path/'images'/(c['image_id'] + suffix)
         if format == 'png': write_png(file, img)

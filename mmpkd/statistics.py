@@ -164,15 +164,15 @@ def _finding(
     if row.difference*row.cliffs_delta <= 0: return 'mixed'
     return 'improves' if row.better else 'gets worse'
 
-# %% ../nbs/31_statistics.ipynb #1ac1c152
+# %% ../nbs/31_statistics.ipynb #55fb56d2
 def compare_arms(
     scores:pd.DataFrame, # One row per run, with columns `arm`, `seed` and the metrics
     baseline:str='baseline', # The arm all others are compared with
     metrics:dict=None, # {column: 'higher' or 'lower' is better}; default: those of `DIRECTIONS` that are there
     predictive:tuple=('auroc',), # Metrics outside the family, not corrected
-    alpha:float=.05 # Level: of the family for localisation, of the single test for `predictive`
+    alpha:float=.05 # Level: of the family for localization, of the single test for `predictive`
 ) -> pd.DataFrame: # One row per arm and metric
-    "Mann–Whitney test of every arm against `baseline`, corrected by Holm over all localisation tests made"
+    "Mann–Whitney test of every arm against `baseline`, corrected by Holm over all localization tests made"
     if metrics is None: metrics = {m: DIRECTIONS[m] for m in _metrics(scores, None)}
     need_columns(scores, ['arm', 'seed', *metrics], 'scores')
     for m,direction in metrics.items():

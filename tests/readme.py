@@ -1,7 +1,7 @@
 """Write README.md from nbs/index.ipynb: `python tests/readme.py`
 
 It does what `nbdev-readme` does, without Quarto. Markdown stands as it is, code in fences with its stored outputs below,
-pictures go to index_files/. Links become relative to the top folder."""
+pictures go to nbs/index_files/. Links become relative to the top folder."""
 import os, re
 from base64 import b64decode
 from pathlib import Path
@@ -62,7 +62,7 @@ def render(
         elif cell.cell_type == 'code':
             if 'echo' in shown: parts.append(fence(cell.source, 'python'))
             if 'output' in shown:
-                parts += [show_output(o, f'{path.stem}_files/{cell.id}-{i}.png', pictures) for i, o in enumerate(cell.outputs)]
+                parts += [show_output(o, f'nbs/{path.stem}_files/{cell.id}-{i}.png', pictures) for i, o in enumerate(cell.outputs)]
     title, *rest = (part.strip() for part in parts)
     return '\n\n'.join([title, NOTE, *filter(None, rest)]) + '\n', pictures
 
