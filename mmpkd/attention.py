@@ -47,12 +47,12 @@ def attention(
     finally: hook.remove()
     return softmax_qk(blocks[layer].attn, caught[0]).float()
 
-# %% ../nbs/21_attention.ipynb #6064dcdb
+# %% ../nbs/21_attention.ipynb #4e9e1387
 def cls_attention(
     model:nn.Module, # A vision transformer of timm with a class token
     x:Tensor, # (B, 3, size, size) normalised images
     layer:int=-1 # Which block; the last by default (ours, the paper does not say)
-) -> Tensor: # (B, g, g), not normalised: a row adds up to the share that goes to patches
+) -> Tensor: # (B, g, g), not normalised: a map adds up to the share that goes to patches
     "Attention of the class token to the patches, mean over the heads"
     if getattr(model, 'cls_token', None) is None: raise ValueError(f'{type(model).__name__} has no class token whose attention could be read')
     a = attention(model, x, layer)[:, :, 0, model.num_prefix_tokens:].mean(dim=1)                    # (B, patches)

@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from .cohort import BOX, Cohort, need_columns, read_table
 from .images import mask_box, read_mask
 
-# %% ../nbs/04_busbra.ipynb #7f46e657
+# %% ../nbs/04_busbra.ipynb #ed001c5c
 PRIVILEGED = ['BIRADS', 'Device', 'Side']
 
 def busbra_cohort(
@@ -33,8 +33,8 @@ def busbra_cohort(
     need_columns(data, ['ID', 'Case', 'Pathology'] + PRIVILEGED, 'bus_data.csv')
     need_columns(folds, ['ID', 'kFold'], '5-fold-cv.csv')
     data = data.merge(folds[['ID', 'kFold']], on='ID', how='left', validate='1:1')
-    lost = data.ID[data.kFold.isna()]
-    if len(lost): raise ValueError(f'{len(lost)} images of bus_data.csv have no fold in 5-fold-cv.csv, the first is {lost.iloc[0]!r}')
+    lost = data.ID[~data.kFold.isin(range(1, 6))]
+    if len(lost): raise ValueError(f'{len(lost)} images of bus_data.csv have no fold (1 to 5) in 5-fold-cv.csv, the first is {lost.iloc[0]!r}')
     odd = data[~data.Pathology.isin(['benign', 'malignant'])]
     if len(odd): raise ValueError(f"Pathology of {odd.ID.iloc[0]!r} is {odd.Pathology.iloc[0]!r}; it must be 'benign' or 'malignant'")
     items = pd.DataFrame(dict(

@@ -33,7 +33,7 @@ def need_columns(
     missing = [c for c in columns if c not in df]
     if missing: raise ValueError(f'{what} has no column {_some(map(repr, missing), 9)}; its columns are {_some(df.columns, 40)}')
 
-# %% ../nbs/00_cohort.ipynb #743dab08
+# %% ../nbs/00_cohort.ipynb #21c45e9c
 def check_labels(
     items:pd.DataFrame, # One row per image, with `image_id` and the columns in `labels`
     labels:list, # Names of the label columns
@@ -44,21 +44,22 @@ def check_labels(
     for c in labels:
         bad = ~(items[c].isna() | items[c].isin([0, 1]))
         if bad.any():
-            row = items[bad].iloc[0]
-            raise ValueError(f'label {c!r} of image {row.image_id!r} is {row[c]}; a label must be 0, 1 or blank')
+            image_id, value = items.loc[bad, ['image_id', c]].astype(object).iloc[0].tolist()
+            raise ValueError(f'label {c!r} of image {image_id!r} is {value!r}; a label must be 0, 1 or blank')
     if task == 'multiclass':
         y = items[labels].astype(float)
         bad = (y.isna().any(axis=1) & ~y.isna().all(axis=1)) | (y.notna().all(axis=1) & (y.sum(axis=1) != 1))
         if bad.any(): raise ValueError(f'image {items.image_id[bad].iloc[0]!r} must belong to exactly one of {_some(labels, 9)} (or to none: all blank)')
 
-# %% ../nbs/00_cohort.ipynb #be3f80ae
+# %% ../nbs/00_cohort.ipynb #79e6ec93
 def check_items(
     items:pd.DataFrame # One row per image, with `image_id`, `patient_id`, `split` and `image`
 ):
     "Raise a `ValueError` for a blank or duplicate `image_id`, an unknown split, or a patient in two splits"
     need_columns(items, KEYS, 'items')
     for c in KEYS:
-        if items[c].isna().any(): raise ValueError(f'{c!r} is blank in row {items.index[items[c].isna()][0]} of items')
+        blank = items[c].isna() | (items[c].astype(str) == '')
+        if blank.any(): raise ValueError(f'{c!r} is blank in row {items.index[blank][0]} of items')
     twice = items.image_id[items.image_id.duplicated()]
     if len(twice): raise ValueError(f'image_id must be unique; found more than once: {_some(twice.unique())}')
     odd = items[~items.split.isin(SPLITS)]
@@ -85,7 +86,7 @@ def check_rois(
     flat = rois[~((rois.x1 > rois.x0) & (rois.y1 > rois.y0) & (rois.x0 >= 0) & (rois.y0 >= 0))]
     if len(flat): raise ValueError(f'box {flat[BOX].iloc[0].tolist()} of image {flat.image_id.iloc[0]!r} must have 0 <= x0 < x1 and 0 <= y0 < y1')
 
-# %% ../nbs/00_cohort.ipynb #894707bc
+# %% ../nbs/00_cohort.ipynb #423add8e
 class Cohort:
     "Images with labels, privileged information and regions of interest"
     def __init__(self,
@@ -99,7 +100,7 @@ class Cohort:
         name:str='cohort' # Shown in tables and reports
     ):
         labels, tabular = list(labels), list(tabular)
-        if not labels: raise ValueError('a cohort needs at least one label column')
+        if not labels or len(set(labels)) < len(labels): raise ValueError(f'a cohort needs at least one label column, and each only once, not {labels}')
         need_columns(items, KEYS + labels + tabular + ([text] if text else []), 'items')
         leak = set(labels) & set(tabular + [text])
         if leak: raise ValueError(f'{_some(leak)} cannot be a label and privileged information at once')
@@ -107,6 +108,7 @@ class Cohort:
         check_items(items)
         check_labels(items, labels, task)
         if rois is None: rois = pd.DataFrame(columns=['image_id', 'label'] + BOX)
+        need_columns(rois, ['image_id', 'label'] + BOX, 'rois')
         rois = rois.reset_index(drop=True).astype({'image_id': str} | {c: float for c in BOX})
         check_rois(rois, items, labels)
         self.items, self.labels, self.rois, self.text, self.tabular = items, labels, rois, text, tabular
@@ -157,7 +159,7 @@ def _repr_html_(self:Cohort):
     head, _, _ = repr(self).partition('\n')
     return f'<p>{head}</p>{self.counts().to_html()}'
 
-# %% ../nbs/00_cohort.ipynb #4605fc41
+# %% ../nbs/00_cohort.ipynb #edb09131
 @patch
 def check(self:Cohort) -> Cohort: # Itself
     "Raise unless all three splits have images, the training split has each class, and all files exist"
@@ -166,7 +168,7 @@ def check(self:Cohort) -> Cohort: # Itself
     if empty: raise ValueError(f'split {_some(map(repr, empty))} has no images; a cohort to train on needs {SPLITS}')
     y = self.split('train').y()
     for c in y:
-        if y[c].nunique() < (1 if self.task == 'multiclass' else 2): raise ValueError(f'label {c!r} has only the value {_some(y[c].dropna().unique())} in the training split; nothing can be learned from it')
+        if y[c].nunique() < 2: raise ValueError(f'label {c!r} has only the value {_some(y[c].dropna().unique())} in the training split; nothing can be learned from it')
     files = self.items.image.tolist() + (self.rois['mask'].dropna().tolist() if 'mask' in self.rois else [])
     gone = [f for f in files if not (self.root/f).is_file()]
     if gone: raise FileNotFoundError(f'{len(gone)} of {len(files)} files are missing: {_some(self.root/f for f in gone)}; paths are relative to root={str(self.root)!r}')
@@ -180,9 +182,10 @@ def fingerprint(self:Cohort) -> str: # 16 hexadecimal digits
     text = names + self.items.to_csv(index=False) + self.rois.to_csv(index=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-# %% ../nbs/00_cohort.ipynb #9acc63e3
+# %% ../nbs/00_cohort.ipynb #f17ebca6
 def read_table(
-    table:str|PathLike|pd.DataFrame # A `.csv`, `.csv.gz` or `.parquet` file, or the table itself
+    table:str|PathLike|pd.DataFrame, # A `.csv`, `.csv.gz` or `.parquet` file, or the table itself
+    ids:tuple=() # Columns read as text, so that 0001 does not become 1; those whose name ends in `_id` always are
 ) -> pd.DataFrame:
     "A table from a file, with identifiers left as they are written"
     if isinstance(table, pd.DataFrame): return table
@@ -191,10 +194,10 @@ def read_table(
     if p.suffix == '.parquet': return pd.read_parquet(p)
     if p.name.endswith(('.csv', '.csv.gz')):
         head = pd.read_csv(p, nrows=0)
-        return pd.read_csv(p, dtype={c: str for c in head if c.endswith('_id')})
+        return pd.read_csv(p, dtype={c: str for c in head if c.endswith('_id') or c in ids})
     raise ValueError(f'{p} must be a .csv, .csv.gz or .parquet file')
 
-# %% ../nbs/00_cohort.ipynb #992ca55d
+# %% ../nbs/00_cohort.ipynb #0bc25a2e
 @patch(cls_method=True)
 def from_table(cls:Cohort,
     table:str|PathLike|pd.DataFrame, # One row per image: a `.csv`, `.csv.gz` or `.parquet` file, or the table itself
@@ -211,10 +214,10 @@ def from_table(cls:Cohort,
     name:str='cohort' # Shown in tables and reports
 ) -> Cohort:
     "A cohort from anyone's table; raises a `ValueError` that names a missing column or an impossible value"
-    items, labels = read_table(table), [labels] if isinstance(labels, str) else list(labels)
-    names = {image_id: 'image_id', patient_id: 'patient_id', split: 'split', image: 'image'}
-    need_columns(items, [*names, *labels], 'the table')
-    items = items.rename(columns=names)
+    items, labels = read_table(table, (image_id, patient_id)), [labels] if isinstance(labels, str) else list(labels)
+    need_columns(items, [image_id, patient_id, split, image, *labels], 'the table')
+    items = items.reset_index(drop=True)
+    items = items.assign(image_id=items[image_id], patient_id=items[patient_id], split=items[split], image=items[image])
     if task == 'multiclass' and len(labels) == 1:
         onehot = pd.get_dummies(items[labels[0]].astype('string'), dtype=float)
         onehot[items[labels[0]].isna()] = np.nan

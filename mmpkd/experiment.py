@@ -7,28 +7,27 @@ Docs: https://mmpkd.github.io/mmpkd/experiment.html.md"""
 # %% auto #0
 __all__ = ['ARMS', 'TRIVIAL', 'arm_title', 'make_config', 'environment', 'write_text', 'run_unit', 'run_experiment', 'Run']
 
-# %% ../nbs/40_experiment.ipynb #fdb30bd7
+# %% ../nbs/40_experiment.ipynb #ee0b4af7
 import hashlib, json, platform, shutil, subprocess, sys, time
 from contextlib import nullcontext
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from rich.progress import Progress
 
 import mmpkd
-from .attention import AttentionMaps, attention_maps
+from .attention import AttentionMaps, attention_maps, cls_attention
 from .cohort import Cohort
 from .images import Pixels, cache_pixels, check_regions
 from .localization import Convention, score_maps, trivial_maps
 from .losses import DistillationLoss
-from .soft_labels import gap, soft_labels
+from .soft_labels import soft_labels
 from .statistics import compare_arms, per_run, verdict
-from .student import VIT_TINY, best_device, create_student, precision_for, train_student
+from .student import VIT_TINY, augmentation, best_device, create_student, precision_for, train_student
 from .teachers import TEACHERS, macro_auroc, make_teacher, save_teacher
 
 # %% ../nbs/40_experiment.ipynb #2b56aaeb
@@ -40,7 +39,7 @@ def arm_title(
     "How tables and figures call an arm"
     return 'Baseline' if arm == 'baseline' else f'MMPKD ({arm})'
 
-# %% ../nbs/40_experiment.ipynb #a9ba5879
+# %% ../nbs/40_experiment.ipynb #a4c15923
 def make_config(
     teacher:str='forest', # 'forest' (metadata) or 'bow' (reports)
     lam:float=.5, # $\lambda$, the weight of the soft labels
@@ -50,7 +49,7 @@ def make_config(
     lr:float=2e-4, # Highest learning rate of the cycle
     wd:float=.05, # Weight decay
     bs:int=32, # Images per batch
-    flip:bool=True, # Flip training images left to right at random
+    augment:str='flip', # 'none', 'flip', or 'standard': also turned, enlarged and changed in brightness a little
     weights:str='imagenet', # 'imagenet', 'none' or the path of a checkpoint
     arch:str=VIT_TINY, # Name of a vision transformer in timm
     arch_kwargs:dict=None, # Changes to the architecture; go with weights='none'
@@ -67,19 +66,22 @@ def make_config(
         if not (isinstance(value, int) and value > 0): raise ValueError(f'{name} must be a whole number above 0, not {value!r}')
     if not lr > 0: raise ValueError(f'lr must be above 0, not {lr}')
     precision_for(precision, 'cpu')                                          # checks precision
+    augmentation(augment)                                                    # checks augment
     digest = None
     if weights not in ('imagenet', 'none'):
         if not Path(weights).is_file(): raise FileNotFoundError(f"no checkpoint at {weights}; weights must be 'imagenet', 'none' or the path of a checkpoint")
         digest, weights = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16], str(Path(weights).resolve())
-    return dict(teacher=teacher, lam=lam, T=T, size=size, epochs=epochs, lr=lr, wd=wd, bs=bs, flip=flip, weights=weights, weights_sha256=digest,
+    return dict(teacher=teacher, lam=lam, T=T, size=size, epochs=epochs, lr=lr, wd=wd, bs=bs, augment=augment, weights=weights, weights_sha256=digest,
                 arch=arch, arch_kwargs=arch_kwargs or {}, precision=precision, layer=layer, convention=Convention(**(convention or {})).to_dict(), data=data or {})
 
-# %% ../nbs/40_experiment.ipynb #5e4fef95
+# %% ../nbs/40_experiment.ipynb #dec7c242
 def _git_commit():
-    "Commit of the checkout that this package is imported from; none if it was installed from a wheel"
-    run = subprocess.run(['git', 'log', '-1', '--format=%H'], cwd=Path(mmpkd.__file__).parent, capture_output=True, text=True)
-    inside = (Path(mmpkd.__file__).parents[1]/'settings.ini').is_file()
-    return run.stdout.strip() or None if inside and run.returncode == 0 else None
+    "Commit of the checkout that this package is imported from; none if it was installed from a wheel, or without git"
+    top = Path(mmpkd.__file__).parents[1]
+    if not (top/'settings.ini').is_file(): return None
+    try: run = subprocess.run(['git', 'log', '-1', '--format=%H'], cwd=top, capture_output=True, text=True)
+    except OSError: return None
+    return run.stdout.strip() or None
 
 def environment(
     cohort:Cohort, # The data
@@ -101,7 +103,7 @@ def write_text(
     part.write_text(text)
     part.replace(path)
 
-# %% ../nbs/40_experiment.ipynb #a6541fa4
+# %% ../nbs/40_experiment.ipynb #c3dedae6
 def run_unit(
     cohort:Cohort, # All splits
     pixels:Pixels, # Its pixel cache
@@ -116,7 +118,7 @@ def run_unit(
     start = time.time()
     part = folder.with_name(folder.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
-    keys = ('epochs', 'lr', 'wd', 'bs', 'flip', 'weights', 'arch', 'arch_kwargs', 'precision')
+    keys = ('epochs', 'lr', 'wd', 'bs', 'augment', 'weights', 'arch', 'arch_kwargs', 'precision')
     student = train_student(cohort, pixels, soft, 0. if soft is None else config['lam'], seed, **{k: config[k] for k in keys}, after_epoch=after_epoch)
     student.save(part)
     student.history.to_csv(part/'history.csv', index_label='epoch')
@@ -125,10 +127,10 @@ def run_unit(
     maps = attention_maps(student, pixels, test_ids, config['layer'])
     maps.save(part/'attention.npz')
     score_maps(maps.maps, maps.image_ids, maps.geometries, cohort.split('test'), Convention(**config['convention'])).to_parquet(part/'scores.parquet')
-    (part/'unit.json').write_text(json.dumps(dict(arm=arm, seed=seed, seconds=round(time.time() - start, 1)), indent=2))
+    (part/'unit.json').write_text(json.dumps(dict(arm=arm, seed=seed, device=best_device(), precision=precision_for(config['precision'], best_device()), seconds=round(time.time() - start, 1)), indent=2))
     part.rename(folder)
 
-# %% ../nbs/40_experiment.ipynb #f481e9ce
+# %% ../nbs/40_experiment.ipynb #59c76718
 def _same_settings(out, config):
     "Refuse a folder that holds a run with other settings"
     path = out/'config.json'
@@ -136,7 +138,8 @@ def _same_settings(out, config):
         if out.is_dir() and any(out.iterdir()): raise ValueError(f'{out} is not empty and holds no run of mmpkd (no config.json); choose another folder')
         return
     old = json.loads(path.read_text())
-    differ = [f'{k} is {old.get(k)!r} there and {v!r} here' for k, v in config.items() if old.get(k) != v]
+    same_file = config['weights_sha256'] and config['weights_sha256'] == old.get('weights_sha256')          # wherever it lies now
+    differ = [f'{k} is {old.get(k)!r} there and {v!r} here' for k, v in config.items() if old.get(k) != v and not (k == 'weights' and same_file)]
     if differ: raise ValueError(f'{out} holds a run with other settings: {"; ".join(differ)}. Choose another folder, or repeat the settings of that run')
 
 def _teach(cohort, arms, config, out):
@@ -144,18 +147,20 @@ def _teach(cohort, arms, config, out):
     train, valid, test = (cohort.split(s) for s in ('train', 'valid', 'test'))
     (out/'soft_labels').mkdir(exist_ok=True)
     files = {arm: out/'soft_labels'/f'{arm}.parquet' for arm in arms if ARMS[arm]}
-    if not (out/'teacher.json').is_file() or not all(f.is_file() for f in files.values()):
+    missing = {arm: f for arm, f in files.items() if not f.is_file()}
+    if missing or not (out/'teacher.json').is_file():
         teacher = make_teacher(config['teacher']).fit(train)
         quality = {'in-sample': macro_auroc(train.y(), teacher.logits(train)), 'valid': macro_auroc(valid.y(), teacher.logits(valid)), 'test': macro_auroc(test.y(), teacher.logits(test))}
         if hasattr(teacher, 'oob_logits'): quality['out-of-bag'] = macro_auroc(train.y(), teacher.oob_logits(train))
-        for arm, f in files.items():
+        for arm, f in missing.items():
             soft_labels(teacher, train, ARMS[arm], config['T']).to_parquet(f.with_suffix('.part'))
             f.with_suffix('.part').replace(f)
-        save_teacher(teacher, out/'teacher.skops')
+        save_teacher(teacher, out/'teacher.part')
+        (out/'teacher.part').replace(out/'teacher.skops')
         write_text(out/'teacher.json', json.dumps(dict(auroc=quality), indent=2))
     return {arm: pd.read_parquet(files[arm]) if arm in files else None for arm in arms}
 
-# %% ../nbs/40_experiment.ipynb #28e0ed19
+# %% ../nbs/40_experiment.ipynb #a558de43
 def run_experiment(
     cohort:Cohort, # All three splits, with regions of interest in the test split
     out:str|PathLike, # The run folder
@@ -170,25 +175,25 @@ def run_experiment(
     unknown = [a for a in arms if a not in ARMS]
     if unknown: raise ValueError(f'there is no arm {unknown[0]!r}; the arms are {", ".join(ARMS)}')
     if 'baseline' not in arms or len(arms) < 2: raise ValueError(f"arms must be 'baseline' and at least one other, not {', '.join(arms)}")
-    if not seeds > 0: raise ValueError(f'seeds must be above 0, not {seeds}')
+    if min(seeds, n_jobs) < 1: raise ValueError(f'seeds and n_jobs must be above 0, not {seeds} and {n_jobs}')
     if 'out-of-bag' in arms and not hasattr(TEACHERS[config['teacher']], 'oob_logits'): raise ValueError(f"the teacher {config['teacher']!r} has no out-of-bag predictions; take the arm 'out-of-fold'")
     make_teacher(config['teacher']).inputs(cohort)
     cohort.check()
     if not len(cohort.split('test').rois): raise ValueError('no test image has a region of interest; there is nothing to localize')
     _same_settings(out, config)
-    create_student(len(cohort.labels), config['size'], config['weights'], config['arch'], **config['arch_kwargs'])   # can it be made?
+    model = create_student(len(cohort.labels), config['size'], config['weights'], config['arch'], **config['arch_kwargs'])
+    cls_attention(model, torch.zeros(1, 3, config['size'], config['size']), config['layer'])        # can it be made, and looked into?
     out.mkdir(parents=True, exist_ok=True)
     write_text(out/'config.json', json.dumps(config, indent=2))
     pixels = cache_pixels(cohort, config['size'], out/'pixels')
     check_regions(cohort, pixels)
     _keep_environment(out, environment(cohort, pixels))
     cohort.items[['image_id', 'patient_id', 'split', *cohort.labels]].to_parquet(out/'labels.parquet')
-    cohort.rois.to_parquet(out/'rois.parquet')
     soft = _teach(cohort, arms, config, out)
     units = [(arm, seed, out/'units'/arm/f'seed-{seed}') for seed in range(seeds) for arm in arms]
     _work([u for u in units if not u[2].is_dir()], len(units), lambda arm: (cohort, pixels, soft[arm]), config, n_jobs, progress)
     _chance_levels(out, cohort, config)
-    write_text(out/'asked.json', json.dumps(dict(cohort=cohort.name, labels=cohort.labels, task=cohort.task, root=str(cohort.root.resolve()), arms=arms, seeds=seeds), indent=2))
+    write_text(out/'asked.json', json.dumps(dict(cohort=cohort.name, labels=cohort.labels, task=cohort.task, arms=arms, seeds=seeds), indent=2))
     return Run(out)
 
 # %% ../nbs/40_experiment.ipynb #1f9d86bc

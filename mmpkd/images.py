@@ -8,7 +8,7 @@ Docs: https://mmpkd.github.io/mmpkd/images.html.md"""
 __all__ = ['to_uint8', 'read_dicom', 'is_dicom', 'read_image', 'read_mask', 'mask_box', 'Geometry', 'Pixels', 'cache_pixels',
            'check_regions', 'show_image']
 
-# %% ../nbs/01_images.ipynb #742719d8
+# %% ../nbs/01_images.ipynb #da0294c8
 import hashlib, json, shutil, sys
 from dataclasses import dataclass
 from os import PathLike
@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from joblib import Parallel, delayed
 from matplotlib.patches import Rectangle
 from PIL import Image
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from rich.progress import track
 
 from .cohort import BOX, Cohort
@@ -37,20 +37,23 @@ def to_uint8(
     if not np.isfinite(hi - lo): raise ValueError('pixel values are not finite')
     return np.zeros(a.shape, np.uint8) if hi == lo else np.rint((a - lo) * (255 / (hi - lo))).astype(np.uint8)
 
-# %% ../nbs/01_images.ipynb #26e984b1
+# %% ../nbs/01_images.ipynb #74afb398
 def read_dicom(
     path:str|PathLike, # A DICOM file
     frame:int=None # Which frame, counted from 0; needed only where there are several
 ) -> np.ndarray: # (h, w) `uint8`
-    "One frame of a DICOM file as a reader would see it: rescaled, windowed, bright means dense"
+    "One frame of a DICOM file: rescaled, windowed, stretched to 0..255 (ours), bright means dense; colour becomes luminance"
     ds = pydicom.dcmread(path)
     a = ds.pixel_array
     n = int(ds.get('NumberOfFrames') or 1)
     if n > 1:
         if frame is None: raise ValueError(f'{n} frames; say which one with frame=0..{n-1}')
         a = a[frame]
+    if ds.PhotometricInterpretation == 'PALETTE COLOR': a = apply_color_lut(a, ds)
     if a.ndim == 3: return np.asarray(Image.fromarray(to_uint8(a)).convert('L'))
-    a = apply_voi_lut(apply_modality_lut(a, ds), ds)
+    a = apply_modality_lut(a, ds)
+    if 'RescaleSlope' in ds: del ds.RescaleSlope       # done; pydicom would turn the window around if it were negative
+    a = apply_voi_lut(a, ds)
     a = to_uint8(a)
     return 255 - a if ds.PhotometricInterpretation == 'MONOCHROME1' else a
 
@@ -205,20 +208,19 @@ class Pixels:
         for i in range(0, len(self), 256): d.update(self.array[i:i+256])
         return d.hexdigest()[:16]
 
-# %% ../nbs/01_images.ipynb #58784424
-def _cache_key(cohort, size):
-    "Identifies what a cache was made from: names, sizes and times of the files"
-    def stat(p): s = p.stat(); return s.st_size, s.st_mtime_ns
-    files = [(i, p, *stat(cohort.root/p)) for i, p in zip(cohort.items.image_id, cohort.items.image)]
-    return hashlib.sha256(json.dumps([size, files]).encode()).hexdigest()[:16]
+# %% ../nbs/01_images.ipynb #22ffde0c
+def _digest(*parts): return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-def _fill(i, path, pixels, shapes):
+def _stat(path): s = path.stat(); return s.st_size, s.st_mtime_ns
+
+def _fill(i, path, pixels, notes):
     "Read one image into row `i`; returns what went wrong, if anything"
-    try: image = read_image(path)
+    try: stat, image = _stat(path), read_image(path)
     except (ValueError, OSError) as e: return str(e)
     pixels[i] = Geometry(*image.shape, pixels.shape[1]).to_square(image)
-    shapes[i] = image.shape
+    notes[i] = *image.shape, *stat
 
+# %% ../nbs/01_images.ipynb #e29c4b14
 def cache_pixels(
     cohort:Cohort, # Whose images
     size:int, # Side of the square, in pixels
@@ -226,43 +228,43 @@ def cache_pixels(
     n_jobs:int=-1 # Threads; -1 for as many as there are cores
 ) -> Pixels:
     "Decode each image once; raises a `ValueError` that names all files that cannot be read"
-    gone = [p for p in cohort.items.image if not (cohort.root/p).is_file()]
-    if gone: raise FileNotFoundError(f'{len(gone)} images are missing, the first is {cohort.root/gone[0]}')
-    done = Path(folder)/f'pixels-{size}-{_cache_key(cohort, size)}'
+    files, n = [cohort.root/p for p in cohort.items.image], len(cohort)
+    gone = [f for f in files if not f.is_file()]
+    if gone: raise FileNotFoundError(f'{len(gone)} images are missing, the first is {gone[0]}')
+    stats = np.array([_stat(f) for f in files])                                                       # (N, 2) size and time
+    names = _digest(size, cohort.items.image_id.tolist(), cohort.items.image.tolist())
+    done, part = (Path(folder)/f'pixels-{size}-{k}' for k in (_digest(names, stats.tolist()), names + '.part'))
     if done.is_dir(): return Pixels(done)
-    part, n = done.with_suffix('.part'), len(cohort)
-    if not (part/'shapes.npy').is_file():
+    if not (part/'notes.npy').is_file():
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         np.lib.format.open_memmap(part/'pixels.npy', 'w+', np.uint8, (n, size, size)).flush()
-        np.lib.format.open_memmap(part/'shapes.npy', 'w+', np.int32, (n, 2)).flush()
-    pixels, shapes = (np.load(part/f'{f}.npy', mmap_mode='r+') for f in ('pixels', 'shapes'))
-    todo = [(i, cohort.root/cohort.items.image[i]) for i in np.flatnonzero(shapes[:, 0] == 0)]
-    work = Parallel(n_jobs, prefer='threads', return_as='generator_unordered')(delayed(_fill)(i, p, pixels, shapes) for i, p in todo)
+        np.lib.format.open_memmap(part/'notes.npy', 'w+', np.int64, (n, 4)).flush()                   # height, width, size, time
+    pixels, notes = (np.load(part/f'{f}.npy', mmap_mode='r+') for f in ('pixels', 'notes'))
+    todo = np.flatnonzero((notes[:, 0] == 0) | (notes[:, 2:] != stats).any(axis=1))
+    work = Parallel(n_jobs, prefer='threads', return_as='generator_unordered')(delayed(_fill)(i, files[i], pixels, notes) for i in todo)
     errors = sorted(filter(None, track(work, 'Reading images', len(todo), disable=not sys.stderr.isatty())))
-    if errors: raise ValueError(f'{len(errors)} of {n} images cannot be read:\n' + '\n'.join(errors[:20]))
+    if errors: raise ValueError(f'{len(errors)} of {n} images cannot be read:\n' + '\n'.join(errors))
     pixels.flush()
-    pd.DataFrame(dict(image_id=cohort.items.image_id, h=shapes[:, 0], w=shapes[:, 1])).to_parquet(part/'index.parquet')
+    pd.DataFrame(dict(image_id=cohort.items.image_id, h=notes[:, 0], w=notes[:, 1])).to_parquet(part/'index.parquet')
     part.rename(done)
     return Pixels(done)
 
-# %% ../nbs/01_images.ipynb #da8959a7
+# %% ../nbs/01_images.ipynb #4ed3cd5f
 def check_regions(
     cohort:Cohort, # Whose regions of interest
     pixels:Pixels # Knows the size of each image
 ):
-    "Raise a `ValueError` if a box leaves its image, or if a mask and its image differ in size"
-    r = cohort.rois.merge(pixels.index, left_on='image_id', right_index=True)
+    "Raise a `ValueError` if a box leaves its image, a mask is empty, or a mask and its image differ in size"
+    r = cohort.rois.drop(columns=['h', 'w'], errors='ignore').merge(pixels.index, left_on='image_id', right_index=True)
     out = r[(r.x1 > r.w) | (r.y1 > r.h)]
     if len(out): raise ValueError(f'box {out[BOX].iloc[0].tolist()} of image {out.image_id.iloc[0]!r} leaves the image, which is {out.w.iloc[0]} pixels wide and {out.h.iloc[0]} high')
     if 'mask' not in r: return
     for m, h, w in r.loc[r['mask'].notna(), ['mask', 'h', 'w']].itertuples(index=False):
-        try:
-            with Image.open(cohort.root/m) as im: size = im.size
-        except OSError as e: raise ValueError(f'cannot read the mask {cohort.root/m}: {e}') from e
-        if size != (w, h): raise ValueError(f'mask {cohort.root/m} has {size[0]} x {size[1]} pixels, its image has {w} x {h}')
+        shape = read_mask(cohort.root/m).shape
+        if shape != (h, w): raise ValueError(f'mask {cohort.root/m} is {shape[1]} pixels wide and {shape[0]} high, its image {w} and {h}')
 
-# %% ../nbs/01_images.ipynb #4d220dd9
+# %% ../nbs/01_images.ipynb #72ebe6df
 def show_image(
     image:np.ndarray, # (h, w) grey values
     boxes=(), # (n, 4) `x0, y0, x1, y1`
@@ -293,4 +295,4 @@ def show(self:Cohort,
     for ax, r in zip(axs.flat, sample.itertuples()):
         y = self.items.loc[r.Index, self.labels]
         boxes = self.rois.loc[self.rois.image_id == r.image_id, BOX]
-        show_image(read_image(self.root/r.image), boxes, ax=ax, title=', '.join(y.index[y == 1]) or 'no finding')
+        show_image(read_image(self.root/r.image), boxes, ax=ax, title=', '.join(y.index[y == 1]) or ('blank' if y.isna().all() else 'negative'))

@@ -60,10 +60,11 @@ class DistillationLoss(nn.Module):
     def activation(self, logits): return logits.sigmoid() if self.task == 'multilabel' else logits.softmax(dim=1)
     def decodes(self, p): return p > .5 if self.task == 'multilabel' else p.argmax(dim=1)
 
-# %% ../nbs/12_losses.ipynb #c8344881
+# %% ../nbs/12_losses.ipynb #c69f043e
 class SoftLabels(Callback):
     "Takes the soft label out of each batch `(x, y, s)`; the loss gets it in training only"
     def before_batch(self):
+        if not self.learn.yb: return                  # images without any target
         *y, s = self.learn.yb
         self.learn.yb = tuple(y)
         self.loss_func.soft = s if self.training else None

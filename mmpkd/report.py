@@ -8,7 +8,7 @@ Docs: https://mmpkd.github.io/mmpkd/report.html.md"""
 __all__ = ['METRICS', 'STYLE', 'table1', 'to_markdown', 'table_note', 'caveats', 'gap_table', 'ranked_images', 'figure1',
            'figure2', 'report_html', 'write_report']
 
-# %% ../nbs/41_report.ipynb #7a90075f
+# %% ../nbs/41_report.ipynb #63ffdc1c
 import base64, html, io, json
 from pathlib import Path
 
@@ -22,19 +22,19 @@ from .experiment import TRIVIAL, Run, arm_title, write_text
 from .images import read_image
 from .localization import Convention, predicted_boxes, show_localization, truth_of
 from .soft_labels import gap
-from .statistics import attainable_p, plus_minus, show_runs, summarize
+from .statistics import plus_minus, show_runs, summarize
 
-# %% ../nbs/41_report.ipynb #f957f1df
+# %% ../nbs/41_report.ipynb #1efffaff
 METRICS = dict(auroc='AUROC', pixel_auroc='Pixel AUROC', iou='IoU', fpr='FPR', no_box='No box')
 
 def table1(
     run:Run # A finished run
 ) -> pd.DataFrame: # One row per method, text as it is printed
-    "The paper's Table 1: mean ± sd over seeds, `**` for a significant improvement, and chance levels"
+    "The paper's Table 1: mean ± sd over seeds, `**` for a significant improvement, `††` for the contrary, and chance levels"
     per_seed, tests = run.per_seed(), run.comparison().set_index(['arm', 'metric'])
     s = summarize(per_seed, list(METRICS)).set_index(['arm', 'metric'])
     def cell(arm, m):
-        stars = '**' if (arm, m) in tests.index and tests.finding[arm, m] == 'improves' else ''
+        stars = {'improves': '**', 'gets worse': '††'}.get(tests.finding.get((arm, m)), '')
         return plus_minus(s.loc[(arm, m), 'mean'], s.loc[(arm, m), 'sd'], 3) + stars
     rows = [dict(Method=arm_title(a)) | {t: cell(a, m) for m, t in METRICS.items()} for a in run.arms]
     for r in run.trivial().itertuples():
@@ -49,7 +49,7 @@ def to_markdown(
     lines = [list(t.columns), ['---']*t.shape[1], *t.to_numpy().tolist()]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
-# %% ../nbs/41_report.ipynb #0eef80f6
+# %% ../nbs/41_report.ipynb #4608a60c
 def table_note(
     run:Run # A finished run
 ) -> str:
@@ -60,15 +60,15 @@ def table_note(
             f"AUROC: prediction, mean over classes. Pixel AUROC: attention against the lesion, mean over images. IoU: best-matching box of each image, 0 where none was predicted. "
             f"FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
             f"All in original pixels, attention of block {run.config['layer']}, {c['interpolation']} interpolation, boxes at {c['tau']:g} of the maximum, truth by {c['truth']}. "
-            f"** significantly better than the baseline (Mann-Whitney U, exact, Holm over the localization tests, 0.05).")
+            f"** significantly better than the baseline, †† significantly worse (Mann-Whitney U, exact, 0.05; Holm over the localization tests, AUROC uncorrected). "
+            f"The teacher is the same in all seeds.")
 
-# %% ../nbs/41_report.ipynb #9246c225
+# %% ../nbs/41_report.ipynb #37ed4c15
 def caveats(
     run:Run # A finished run
 ) -> list: # Sentences
     "What these numbers do not show"
-    p, out = attainable_p(run.seeds, run.seeds), []
-    if p >= .05: out.append(f'With {run.seeds} seeds per arm the smallest attainable p is {p:.2g}, so no difference could have been significant, however large.')
+    out = []
     per_seed, trivial = run.per_seed().groupby('arm').mean(numeric_only=True), run.trivial().set_index('arm')
     for m in ('pixel_auroc', 'iou'):
         best, chance = per_seed[m].idxmax(), trivial[m].idxmax()
@@ -86,33 +86,34 @@ def gap_table(
     rows = {a: pd.read_parquet(run.folder/'soft_labels'/f'{a}.parquet') for a in run.arms if a != 'baseline'}
     return pd.DataFrame({a: {'mean |s - y|': gap(y, s)} for a, s in rows.items()}).T.rename_axis('soft labels').round(3)
 
-# %% ../nbs/41_report.ipynb #165b13d4
+# %% ../nbs/41_report.ipynb #fe876f30
 def ranked_images(
     run:Run, # A finished run
     percentiles:tuple=(10, 50, 90) # Of the images' mean pixel AUROC
 ) -> list: # Names of images
-    "Images at given percentiles of pixel AUROC over all arms and seeds"
-    s = run.scores().groupby('image_id').pixel_auroc.mean().dropna().sort_values()
+    "Images at given percentiles of pixel AUROC, mean over the arms of seed 0"
+    s = run.scores().query('seed == 0').groupby('image_id').pixel_auroc.mean().dropna().sort_values()
     return [s.index[round((len(s) - 1)*p/100)] for p in percentiles]
 
 def figure1(
     run:Run, # A finished run
-    cohort:Cohort # Its cohort, for the images and regions
+    cohort:Cohort, # Its cohort, for the images and regions
+    percentiles:tuple=(10, 50, 90) # Which images, by their pixel AUROC
 ) -> plt.Figure:
     "The paper's Figure 1: image, and the attention of each arm over it; truth red, predicted boxes green"
-    ids, convention = ranked_images(run), Convention(**run.config['convention'])
+    ids, convention = ranked_images(run, percentiles), Convention(**run.config['convention'])
     maps = {a: AttentionMaps.load(run.unit(a, 0)/'attention.npz') for a in run.arms}
     scores = run.scores().query('seed == 0').set_index(['arm', 'image_id'])
     images = dict(cohort.items.set_index('image_id').image)
     cols = 1 + len(maps)
     fig, axs = plt.subplots(len(ids), cols, figsize=(2.6*cols, 2.5*len(ids)), squeeze=False, layout='constrained')
-    for row, k in zip(axs, ids):
+    for row, k, p in zip(axs, ids, percentiles):
         image = read_image(cohort.root/images[k])
         mask, boxes = truth_of(cohort, k, image.shape, convention.truth)
-        show_localization(image, np.zeros_like(image, float) + np.nan, true_boxes=boxes, mask=mask, title=k, ax=row[0])
+        show_localization(image, np.zeros_like(image, float) + np.nan, true_boxes=boxes, mask=mask, title=f'{k}\n{p}th percentile', ax=row[0])
         for ax, (a, m) in zip(row[1:], maps.items()):
             heat, s = m.heat(k, convention.interpolation), scores.loc[(a, k)]
-            show_localization(image, heat, predicted_boxes(heat, convention), boxes, title=f'{arm_title(a)}\nAUROC {s.pixel_auroc:.2f}, IoU {s.iou:.2f}', ax=ax)
+            show_localization(image, heat, predicted_boxes(heat, convention), boxes, title=f'{arm_title(a)}\npixel AUROC {s.pixel_auroc:.2f}, IoU {s.iou:.2f}', ax=ax)
     return fig
 
 # %% ../nbs/41_report.ipynb #d0824127
@@ -129,7 +130,7 @@ def figure2(
         if m in trivial: ax.axhline(trivial[m].min() if m == 'fpr' else trivial[m].max(), ls='--', color='gray', lw=1)
     return fig
 
-# %% ../nbs/41_report.ipynb #2ae6f677
+# %% ../nbs/41_report.ipynb #7b03951d
 STYLE = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #eee}
@@ -156,7 +157,7 @@ def report_html(
              *[f'<h2>{html.escape(caption.partition(":")[0])}</h2>{_img(f, caption)}{p(caption, "note")}' for caption, f in figures.items()],
              '<h2>Tests</h2>', run.comparison().round(4).to_html(index=False, border=0),
              '<h2>Teacher</h2>', teacher.to_html(border=0), gap_table(run).to_html(border=0),
-             '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=run.config, asked=run.asked | {'root': '...'}, environments=run.environments), indent=2)), '</pre>']
+             '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=run.config | dict(weights=Path(run.config['weights']).name), asked=run.asked, environments=run.environments), indent=2)), '</pre>']
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>\n' + '\n'.join(parts) + '</html>\n'
 
 def write_report(

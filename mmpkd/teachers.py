@@ -47,7 +47,7 @@ def questions(
     known = y.notna().all(axis=1)
     return {'class': y[known].idxmax(axis=1).reindex(y.index)}
 
-# %% ../nbs/10_teachers.ipynb #cde01e0f
+# %% ../nbs/10_teachers.ipynb #3bcf85a4
 class Teacher:
     "A scikit-learn model of privileged information, as `ForestTeacher` and `BagOfWordsTeacher`"
     modality = None # What it reads: 'tabular' or 'text'
@@ -59,7 +59,8 @@ class Teacher:
         "The privileged columns this teacher reads"
         columns = getattr(cohort, self.modality)
         if not columns: raise ValueError(f'{type(self).__name__} reads {self.modality} columns, and cohort {cohort.name!r} names none')
-        return cohort.items.set_index('image_id')[columns]
+        x = cohort.items.set_index('image_id')[columns]
+        return x.astype(object).where(x.notna(), np.nan).infer_objects()    # pd.NA means nothing to scikit-learn
 
     def fit(self,
         cohort:Cohort # Usually a training split; images without a label or without privileged information are left out
@@ -95,7 +96,7 @@ class Teacher:
         p = pd.DataFrame(p, columns=self.models[name].classes_).reindex(columns=self.labels, fill_value=0.)
         return np.log(p.clip(self.eps, 1).to_numpy())
 
-# %% ../nbs/10_teachers.ipynb #e21bed9b
+# %% ../nbs/10_teachers.ipynb #47e79fa2
 class ForestTeacher(Teacher):
     "A random forest on metadata, with out-of-bag predictions"
     modality = 'tabular'
@@ -113,12 +114,14 @@ class ForestTeacher(Teacher):
     def oob_logits(self,
         cohort:Cohort # The cohort that the forest was fitted on
     ) -> pd.DataFrame: # (N, C), indexed by `image_id`
-        "Logits by the trees that did not see the image; all trees answer for an image that none of them saw"
+        "Logits by the trees that did not see the image; NaN if all saw it, and all trees answer where none did"
         out = self.logits(cohort)
         for name, ids in self.fitted_on.items():
             if not out.index.isin(ids).any(): raise ValueError(f'the forest was not fitted on any image of cohort {cohort.name!r}; out-of-bag predictions are for its training images')
-            oob = pd.DataFrame(self.to_logits(name, self.models[name]['model'].oob_decision_function_), ids, self.columns(name))
-            out.loc[ids, self.columns(name)] = oob.loc[ids]
+            mine = pd.Index(ids).isin(out.index)
+            p = self.models[name]['model'].oob_decision_function_
+            votes = np.where(p.sum(axis=1, keepdims=True) > 0, self.to_logits(name, p), np.nan)   # no tree may have left an image out
+            out.loc[pd.Index(ids)[mine], self.columns(name)] = votes[mine]
         return out
 
 # %% ../nbs/10_teachers.ipynb #2f186131

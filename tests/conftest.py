@@ -16,3 +16,43 @@ def shared_data():
     if not folder: pytest.skip('MMPKD_SHARED_DATA is not set: no real data to test with')
     if not Path(folder).is_dir(): pytest.fail(f'MMPKD_SHARED_DATA names {folder}, which is not a folder', pytrace=False)
     return Path(folder)
+
+
+TINY = dict(size=32, epochs=1, lr=1e-3, bs=16, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=48, depth=2))
+
+
+@pytest.fixture(scope='session')
+def phantom(tmp_path_factory):
+    "A phantom study of 60 images; read only"
+    from mmpkd.phantom import phantom_cohort, write_phantom
+    return phantom_cohort(write_phantom(tmp_path_factory.mktemp('phantom')/'study', n=60, seed=3, progress=False))
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    "Settings of a run that takes a second a student, with the reports' teacher"
+    return dict(teacher='bow', **TINY)
+
+
+@pytest.fixture(scope='session')
+def tiny_run(phantom, tiny, tmp_path_factory):
+    "A finished run of the phantom, two seeds of two arms, with its report; read only"
+    from mmpkd.experiment import make_config, run_experiment
+    from mmpkd.report import write_report
+    run = run_experiment(phantom, tmp_path_factory.mktemp('tiny')/'run', make_config(**tiny), seeds=2, progress=False)
+    write_report(run, phantom)
+    return run
+
+
+DEMO_CALL = ['demo', '--n', '60', '--seeds', '2', '--epochs', '6']
+
+
+@pytest.fixture(scope='session')
+def demo(tmp_path_factory):
+    "The folder that a small `mmpkd demo` made without interruption, and what it printed; read only"
+    from typer.testing import CliRunner
+    from mmpkd.cli import app
+    folder = tmp_path_factory.mktemp('demo')/'demo'
+    result = CliRunner().invoke(app, [*DEMO_CALL, '--out', str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder, result.output

@@ -1,0 +1,224 @@
+"The `mmpkd` command: its help, its errors, a miniature BUS-BRA from beginning to end, and one new image"
+import os, re, shutil, subprocess, sys
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, timm, torch, typer
+from conftest import DEMO_CALL
+from PIL import Image
+from typer.testing import CliRunner
+
+import mmpkd
+from mmpkd.cli import app, main
+from mmpkd.experiment import Run
+from mmpkd.report import table1
+
+ROOT = Path(mmpkd.__file__).parents[1]
+
+
+def invoke(*args): return CliRunner(env=dict(COLUMNS='200', TERMINAL_WIDTH='200', NO_COLOR='1')).invoke(app, [str(a) for a in args])
+
+def fails(capsys, monkeypatch, *args):
+    "What `mmpkd` says on stderr, in its one line, as it exits with code 1"
+    monkeypatch.setattr(sys, 'argv', ['mmpkd', *map(str, args)])
+    with pytest.raises(SystemExit) as stop: main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and err.startswith('error: ') and err.count('\n') == 1, err[:300]
+    return err
+
+
+# Help
+
+def commands(command=None, path=()):
+    command = command or typer.main.get_command(app)
+    yield path, command
+    for name, sub in getattr(command, 'commands', {}).items(): yield from commands(sub, (*path, name))
+
+@pytest.mark.parametrize('path,command', list(commands()), ids=lambda v: ' '.join(v) if isinstance(v, tuple) else '')
+def test_help_tells_everything(path, command):
+    result = invoke(*path, '--help')
+    said = re.sub(r'[\s│]+', ' ', result.output)
+    assert result.exit_code == 0 and command.help.split('.')[0] in said
+    for name in getattr(command, 'commands', {}): assert f' {name} ' in said
+    for p in command.params:
+        if p.name == 'help': continue
+        if p.param_type_name == 'argument': assert p.name in said.lower(), p.name
+        for o in p.opts if p.param_type_name == 'option' else []: assert o in said, o
+        assert p.help and p.help.split(',')[0].split(';')[0] in said, p.name
+        if p.default is not None and p.param_type_name == 'option' and not p.is_flag: assert f'[default: {p.default}]' in said, p.name
+
+def test_there_are_commands(): assert {p for p, _ in commands()} >= {('run', 'busbra'), ('demo',), ('predict',)}
+
+def test_no_command_is_a_question():
+    assert 'Usage' in invoke().output and 'busbra' in invoke('run').output
+
+def test_the_console_script(tmp_path):
+    "As installed: the name in settings.ini, in a process of its own, that does not load torch to answer"
+    line = [s for s in (ROOT/'settings.ini').read_text().splitlines() if 'mmpkd = ' in s]
+    assert [s.split('=')[1].strip() for s in line] == ['mmpkd.cli:main']
+    code = "import sys, mmpkd.cli as c; sys.argv[1:] = ['--help']\ntry: c.main()\nfinally: print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert run.returncode == 0 and 'demo' in run.stdout and run.stdout.endswith('False\n') and run.stderr == ''
+
+
+# BUS-BRA in miniature
+
+def ellipse(rng, size):
+    y, x = np.mgrid[:size, :size]
+    cy, cx, a, b = *rng.uniform(20, 44, 2), *rng.uniform(6, 16, 2)
+    return ((y - cy)/a)**2 + ((x - cx)/b)**2 < 1
+
+@pytest.fixture(scope='session')
+def busbra(tmp_path_factory):
+    "Forty dark ellipses in noise; the malignant ones are darker, and their BI-RADS is higher"
+    root, rng, rows = tmp_path_factory.mktemp('busbra')/'BUSBRA', np.random.default_rng(0), []
+    for d in ('Images', 'Masks'): (root/d).mkdir(parents=True)
+    for i in range(40):
+        bad, name, mask = i % 3 == 0, f'{i//2:04d}-{"lr"[i % 2]}', ellipse(rng, 64)
+        Image.fromarray((rng.normal(140, 25, (64, 64)) - mask*(100 if bad else 50)).clip(0, 255).astype(np.uint8)).save(root/f'Images/bus_{name}.png')
+        Image.fromarray(mask.astype(np.uint8)*255).save(root/f'Masks/mask_{name}.png')
+        rows.append(dict(ID=f'bus_{name}', Case=i//2, Histology='cyst', Pathology='malignant' if bad else 'benign', BIRADS=2 + 2*bad + i % 2, Device=f'device {i % 4}', Side='left', kFold=1 + i//2 % 5))
+    data = pd.DataFrame(rows)
+    data.drop(columns='kFold').to_csv(root/'bus_data.csv', index=False)
+    data[['ID', 'kFold']].to_csv(root/'5-fold-cv.csv', index=False)
+    return root
+
+CALL = ['--weights', 'none', '--size', '32', '--epochs', '1', '--seeds', '2', '--bs', '8']
+
+@pytest.fixture(scope='session')
+def ultrasound(busbra, tmp_path_factory):
+    "The folder that `mmpkd run busbra` made, and what it printed; read only"
+    out = tmp_path_factory.mktemp('ultrasound')/'run'
+    result = invoke('run', 'busbra', '--root', busbra, '--out', out, *CALL)
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+def times(folder): return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
+
+def test_busbra_from_beginning_to_end(ultrasound, busbra):
+    out, said = ultrasound
+    run = Run(out)
+    assert run.arms == ['baseline', 'out-of-bag'] and run.seeds == 2 and len(run.labels('test')) == 8
+    assert (run.config['size'], run.config['epochs'], run.config['bs'], run.config['weights'], run.config['lam']) == (32, 1, 8, 'none', .5)
+    for name in ('table1.md', 'table1.csv', 'table1.html', 'figure1.png', 'figure2.png', 'report.html'): assert (out/name).stat().st_size > 100
+    for row in table1(run).itertuples(): assert row.Index in said and row.IoU in said
+    assert 'Traceback' not in said and 'no evidence at this n' in said and str(out/'report.html') in said
+    assert run.environments[0]['data']['images'] == 40
+
+def test_a_second_call_trains_nothing(ultrasound, busbra):
+    out, said = ultrasound
+    before = times(out/'units')
+    result = invoke('run', 'busbra', '--root', busbra, '--out', out, *CALL)
+    assert result.exit_code == 0 and times(out/'units') == before
+    assert result.output[result.output.index('Method'):] == said[said.index('Method'):] and ', seed 0 (' not in result.output
+
+def test_options_arrive(busbra, tmp_path):
+    result = invoke('run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 4, '--lam', .25, '-T', 3, '--lr', 1e-3, '--tau', .75,
+                    '--precision', 'fp32', '--test-fold', 2, '--valid-fold', 1, '--arms', 'baseline, in-sample')
+    assert result.exit_code == 0, result.output
+    run = Run(tmp_path/'run')
+    assert {k: run.config[k] for k in ('lam', 'T', 'lr', 'bs', 'precision')} == dict(lam=.25, T=3., lr=1e-3, bs=4, precision='fp32')
+    assert run.config['convention']['tau'] == .75 and run.arms == ['baseline', 'in-sample'] and run.seeds == 1
+    folds = pd.read_csv(busbra/'5-fold-cv.csv').set_index('ID').kFold
+    assert set(run.labels('test').index) == set(folds.index[folds == 2]) and set(run.labels('valid').index) == set(folds.index[folds == 1])
+
+
+# Errors
+
+def busbra_call(busbra, tmp_path, **options):
+    options = dict(root=busbra, out=tmp_path/'out', weights='none', size=32) | options
+    return ['run', 'busbra', *[s for k, v in options.items() for s in (f'--{k}', v)]]
+
+@pytest.mark.parametrize('options,message', [
+    (dict(root='/no/such/folder'), 'bus_data.csv'), (dict(lam=1.5), 'lam must be in [0, 1], not 1.5'), (dict(lam='nan'), 'lam must be in [0, 1]'), (dict(temperature=0), 'T must be above 0'),
+    (dict(weights='vit.pth'), "no checkpoint at vit.pth; weights must be 'imagenet', 'none' or"), (dict(arms='baseline,out-of-hand'), "no arm 'out-of-hand'"), (dict(arms='baseline'), 'at least one other'),
+    (dict(size=0), 'size must be'), (dict(epochs=-1), 'epochs must be'), (dict(bs=0), 'bs must be'), (dict(lr=0), 'lr must be'), (dict(tau=2), 'tau must be'), (dict(precision='fp8'), "not 'fp8'"),
+    ({'test-fold': 4}, 'two different folds'), ({'test-fold': 9}, 'two different folds')], ids=str)
+def test_errors_are_one_line(capsys, monkeypatch, busbra, tmp_path, options, message):
+    assert message in fails(capsys, monkeypatch, *busbra_call(busbra, tmp_path, **options))
+    assert not (tmp_path/'out').exists()
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(capsys, monkeypatch, busbra, tmp_path): # though torch's own message has hundreds
+    torch.save(timm.create_model('vit_small_patch16_224').state_dict(), tmp_path/'other.pth')
+    assert 'other.pth does not fit' in fails(capsys, monkeypatch, *busbra_call(busbra, tmp_path, weights=tmp_path/'other.pth'))
+    assert not (tmp_path/'out').exists()
+
+def test_a_folder_with_something_else_in_it(capsys, monkeypatch, busbra, tmp_path):
+    (tmp_path/'mine.txt').write_text('mine')
+    assert 'holds no run of mmpkd' in fails(capsys, monkeypatch, *busbra_call(busbra, tmp_path, out=tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
+
+def test_other_settings_in_a_finished_folder(capsys, monkeypatch, busbra, ultrasound):
+    before = times(ultrasound[0])
+    assert 'epochs is 1 there and 5 here' in fails(capsys, monkeypatch, 'run', 'busbra', '--root', busbra, '--out', ultrasound[0], *CALL, '--epochs', 5)
+    assert times(ultrasound[0]) == before
+
+def test_other_folds_in_a_finished_folder(capsys, monkeypatch, busbra, ultrasound):
+    assert 'holds a run' in fails(capsys, monkeypatch, 'run', 'busbra', '--root', busbra, '--out', ultrasound[0], *CALL, '--test-fold', 1)
+
+def test_no_network_no_traceback(busbra, tmp_path):
+    "In a process of its own, since a library may write to stderr too"
+    env = os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path/'hub'))
+    args = ['run', 'busbra', '--root', str(busbra), '--out', str(tmp_path/'run')]
+    run = subprocess.run([sys.executable, '-c', 'from mmpkd.cli import main; main()', *args], env=env, capture_output=True, text=True)
+    assert run.returncode == 1 and re.fullmatch('error: cannot get the ImageNet weights .*--weights PATH.*--weights none.*\n', run.stderr), run.stderr
+
+def test_options_that_typer_refuses(busbra):
+    for args in (['--seeds', 0], ['--seeds', 'five'], ['--jobs', 0], ['--no-such-option']):
+        result = invoke('run', 'busbra', '--root', busbra, *args)
+        assert result.exit_code == 2 and 'Usage' in result.output and 'Traceback' not in result.output
+    assert invoke('run', 'busbra').exit_code == 2                           # no --root
+
+def test_demo_of_another_phantom(capsys, monkeypatch, demo):
+    assert 'another phantom' in fails(capsys, monkeypatch, *DEMO_CALL, '--n', 80, '--out', demo[0])
+    assert 'n must be at least 20' in fails(capsys, monkeypatch, 'demo', '--n', 5, '--out', demo[0]/'new')
+    assert 'informative must be' in fails(capsys, monkeypatch, 'demo', '--informative', 2, '--out', demo[0]/'new')
+
+def test_demo_says_that_it_is_one(demo): assert 'The phantom is synthetic' in demo[1] and 'no evidence at this n' in demo[1]
+
+
+# One new image
+
+def said(output): # {label: probability}, boxes
+    return dict(re.findall(r'^(.+): (\d\.\d{3})$', output, re.M)), [tuple(map(int, b)) for b in re.findall(r'^box x0=(\d+) y0=(\d+) x1=(\d+) y1=(\d+)$', output, re.M)]
+
+@pytest.mark.parametrize('kind', ['png', 'dicom'])
+def test_predict_repeats_the_run(kind, request, tmp_path):
+    "What the command says of a test image is what was kept of it: probabilities, and boxes as good as their score"
+    if kind == 'png': folder, arm, images, suffix = request.getfixturevalue('ultrasound')[0], 'out-of-bag', request.getfixturevalue('busbra')/'Images', '.png'
+    else: folder, arm, images, suffix = request.getfixturevalue('demo')[0]/'run', 'out-of-fold', request.getfixturevalue('demo')[0]/'phantom/images', '.dcm'
+    run = Run(folder)
+    p, scores = (pd.read_parquet(run.unit(arm, 1)/f'{f}.parquet') for f in ('predictions', 'scores'))
+    for row in scores.head(3).itertuples():
+        result = invoke('predict', run.unit(arm, 1), images/(row.image_id + suffix), '--out', tmp_path/'drawn.png')
+        values, boxes = said(result.output)
+        assert result.exit_code == 0, result.output
+        assert {k: float(v) for k, v in values.items()} == pytest.approx(p.loc[row.image_id].to_dict(), abs=6e-4)
+        assert len(boxes) == row.n_boxes and all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in boxes)
+        with Image.open(tmp_path/'drawn.png') as im: assert im.format == 'PNG' and np.asarray(im.convert('L')).std() > 5
+
+def test_predict_with_another_threshold(ultrasound, busbra, tmp_path):
+    unit, image = ultrasound[0]/'units/baseline/seed-0', busbra/'Images/bus_0000-l.png'
+    areas = [sum((x1 - x0)*(y1 - y0) for x0, y0, x1, y1 in said(invoke('predict', unit, image, '--tau', tau, '--out', tmp_path/'a.png').output)[1]) for tau in (.2, .9)]
+    assert areas[0] > areas[1] > 0
+
+def test_predict_errors(capsys, monkeypatch, ultrasound, busbra, tmp_path):
+    unit, image = ultrasound[0]/'units/baseline/seed-0', busbra/'Images/bus_0000-l.png'
+    assert 'no student in' in fails(capsys, monkeypatch, 'predict', tmp_path, image)
+    assert 'no image at' in fails(capsys, monkeypatch, 'predict', unit, tmp_path/'none.png')
+    (tmp_path/'text.png').write_text('not an image')
+    assert 'cannot read the image' in fails(capsys, monkeypatch, 'predict', unit, tmp_path/'text.png')
+    assert 'tau must be' in fails(capsys, monkeypatch, 'predict', unit, image, '--tau', 0)
+    assert 'nowhere' in fails(capsys, monkeypatch, 'predict', unit, image, '--out', tmp_path/'nowhere/drawn.png')
+
+def test_predict_of_a_damaged_student(capsys, monkeypatch, ultrasound, busbra, tmp_path):
+    image, folder = busbra/'Images/bus_0000-l.png', shutil.copytree(ultrasound[0]/'units/baseline/seed-0', tmp_path/'student')
+    (folder/'student.safetensors').write_bytes((folder/'student.safetensors').read_bytes()[:1000])
+    assert 'student.safetensors' in fails(capsys, monkeypatch, 'predict', folder, image)
+    (folder/'student.safetensors').unlink()
+    assert 'student.safetensors' in fails(capsys, monkeypatch, 'predict', folder, image)
+
+def test_predict_keeps_no_figure_open(ultrasound, busbra, tmp_path):
+    import matplotlib.pyplot as plt
+    before = plt.get_fignums()
+    assert invoke('predict', ultrasound[0]/'units/baseline/seed-0', busbra/'Images/bus_0000-l.png', '--out', tmp_path/'a.png').exit_code == 0
+    assert plt.get_fignums() == before

@@ -1,0 +1,187 @@
+"mmpkd.report: its numbers computed again from the units, its page read by a browser without a network, and its words"
+import base64, html, io, json, re, shutil
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np, pandas as pd, pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from mmpkd.experiment import Run, make_config, run_experiment
+from mmpkd.report import METRICS, caveats, figure1, ranked_images, report_html, table1, table_note, to_markdown, write_report
+from mmpkd.statistics import compare_arms
+
+matplotlib.use('Agg')
+
+
+def by_hand(run, phantom, arm, metric):
+    "One value per seed, from the files of the units alone"
+    test, out = phantom.split('test').items.set_index('image_id'), []
+    for seed in range(run.seeds):
+        unit = run.folder/'units'/arm/f'seed-{seed}'
+        p, s = pd.read_parquet(unit/'predictions.parquet').loc[test.index], pd.read_parquet(unit/'scores.parquet')
+        if metric == 'auroc': out.append(np.mean([roc_auc_score(test[c], p[c]) for c in phantom.labels if test[c].nunique() == 2]))
+        elif metric == 'no_box': out.append((s.n_boxes == 0).mean())
+        else: out.append(s[metric].mean())
+    return np.array(out)
+
+
+class Reader(HTMLParser):
+    "What a browser would fetch or run, and the text of all tables"
+    def __init__(self): super().__init__(); self.tags, self.links, self.tables, self.cell = [], [], [], False
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [v for k, v in attrs if k in ('src', 'href', 'srcset', 'action', 'data') or k.startswith('on')]
+        if tag == 'table': self.tables.append([])
+        if tag == 'tr': self.tables[-1].append([])
+        if tag in ('td', 'th'): self.tables[-1][-1].append('')
+        self.cell = tag in ('td', 'th')
+    def handle_endtag(self, tag): self.cell = False
+    def handle_data(self, data):
+        if self.cell: self.tables[-1][-1][-1] += data
+
+def read(text): reader = Reader(); reader.feed(text); return reader
+
+
+# Tables
+
+def test_numbers_are_those_of_the_units(tiny_run, phantom):
+    t, printed = pd.read_csv(tiny_run.folder/'table1.csv').set_index(['arm', 'metric']), table1(tiny_run)
+    assert set(t.index) == {(a, m) for a in ('baseline', 'out-of-fold') for m in METRICS}
+    for (arm, metric), row in t.iterrows():
+        v = by_hand(tiny_run, phantom, arm, metric)
+        assert (row['mean'], row.sd, row.n) == pytest.approx((v.mean(), v.std(ddof=1), 2), rel=1e-9), (arm, metric)
+        cell = printed.loc[{'baseline': 'Baseline'}.get(arm, f'MMPKD ({arm})'), METRICS[metric]]
+        assert cell == f'{v.mean():.3f} ± {v.std(ddof=1):.3f}'
+
+def test_chance_levels_stand_in_the_table(tiny_run):
+    t, chance = table1(tiny_run), tiny_run.trivial().set_index('arm')
+    assert t.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)', 'Noise', 'Centred Gaussian']
+    assert t.loc['Centred Gaussian', 'Pixel AUROC'] == f"{chance.pixel_auroc['centre']:.3f}" and set(t.AUROC.iloc[2:]) == {'–'}
+
+def test_written_tables_are_the_table(tiny_run):
+    t = table1(tiny_run)
+    assert (tiny_run.folder/'table1.md').read_text() == to_markdown(t) + '\n' + table_note(tiny_run) + '\n'
+    assert read((tiny_run.folder/'table1.html').read_text()).tables == [[['Method', *t], *t.reset_index().to_numpy().tolist()]]
+    lines = to_markdown(t).splitlines()
+    assert len(lines) == 2 + len(t) and len({line.count('|') for line in lines}) == 1
+
+def invented(shift, seeds=8, arms=('baseline', 'out-of-fold')):
+    "A run of which only the numbers exist; the second arm is better by `shift` standard deviations"
+    names = ('auroc', 'pixel_auroc', 'iou')
+    def rows(arm, k, rng): return pd.DataFrame({m: .5 + .01*(rng.standard_normal(seeds) + k) for m in names}).assign(fpr=.5 - .01*(rng.standard_normal(seeds) + k), no_box=0., images=10, arm=arm, seed=range(seeds))
+    per_seed = pd.concat([rows(a, shift*i, np.random.default_rng(0)) for i, a in enumerate(arms)], ignore_index=True)
+    chance = pd.DataFrame(dict(arm=['noise', 'centre'], pixel_auroc=[.4, .52], iou=[.1, .2], fpr=[.9, .8], no_box=0., images=10))
+    return SimpleNamespace(arms=list(arms), seeds=seeds, per_seed=lambda: per_seed, trivial=lambda: chance, comparison=lambda: compare_arms(per_seed), asked=dict(cohort='mine'))
+
+@pytest.mark.parametrize('shift,stars', [(9, True), (0, False), (-9, False)])
+def test_stars_are_for_improvements(shift, stars): # in FPR too, where lower is better
+    t = table1(invented(shift))
+    assert t.loc['MMPKD (out-of-fold)', ['Pixel AUROC', 'IoU', 'FPR']].str.endswith('**').tolist() == [stars]*3
+    assert not t.drop(index='MMPKD (out-of-fold)').map(lambda v: '*' in v).to_numpy().any()
+
+def test_daggers_are_for_the_contrary():
+    t = table1(invented(-9))
+    assert t.loc['MMPKD (out-of-fold)', ['Pixel AUROC', 'IoU', 'FPR']].str.endswith('††').all() and not t.drop(index='MMPKD (out-of-fold)').map(lambda v: '†' in v).to_numpy().any()
+
+def test_stars_need_enough_seeds(): assert not table1(invented(9, seeds=3)).map(lambda v: '*' in v or '†' in v).to_numpy().any()
+
+
+# Words
+
+def test_caveats_say_what_is_so():
+    assert caveats(invented(9)) == []
+    [c] = caveats(invented(0))
+    assert c.startswith('In Pixel AUROC, no student does better than the trivial localizer "Centred Gaussian" (0.520 against 0.4')
+
+def test_caveats_of_the_phantom(tiny_run):
+    said = ' '.join(caveats(tiny_run))
+    assert 'The phantom is synthetic' in said and 'In-sample' not in said
+
+def test_the_note_counts(tiny_run, phantom):
+    test = phantom.split('test')
+    assert f'over 2 seeds; {len(test)} test images, {test.rois.image_id.nunique()} of them with a region' in table_note(tiny_run)
+
+def test_one_seed_of_three_arms(phantom, tiny, tmp_path):
+    run = run_experiment(phantom, tmp_path/'run', make_config(**tiny), ('baseline', 'in-sample', 'out-of-fold'), seeds=1, progress=False)
+    text = write_report(run, phantom).read_text()
+    assert '±' not in table1(run).to_string() and 'over 1 seed;' in text and text.count('class="verdict"') == 2
+    assert any(c.startswith('In-sample soft labels') for c in caveats(run))
+    assert 'nan' not in table1(run).to_string().lower()
+
+
+# Pictures
+
+def is_picture(data):
+    with Image.open(io.BytesIO(data)) as im:
+        assert im.format == 'PNG' and min(im.size) > 200
+        return np.asarray(im.convert('L')).std() > 5
+
+@pytest.mark.parametrize('name', ['figure1.png', 'figure2.png'])
+def test_figures_are_pictures(tiny_run, name): assert is_picture((tiny_run.folder/name).read_bytes())
+
+def test_figure_1_shows_each_arm_of_the_ranked_images(tiny_run, phantom):
+    fig = figure1(tiny_run, phantom)
+    titles = [ax.get_title() for ax in fig.axes]
+    ids = ranked_images(tiny_run)
+    assert titles[::3] == [f'{k}\n{p}th percentile' for k, p in zip(ids, (10, 50, 90))] and len(titles) == 9
+    s = tiny_run.scores().set_index(['arm', 'seed', 'image_id']).loc[('out-of-fold', 0, ids[0])]
+    assert titles[2] == f'MMPKD (out-of-fold)\npixel AUROC {s.pixel_auroc:.2f}, IoU {s.iou:.2f}'
+    matplotlib.pyplot.close(fig)
+
+def test_no_figure_stays_open(tiny_run, phantom):
+    before = matplotlib.pyplot.get_fignums()
+    write_report(tiny_run, phantom)
+    assert matplotlib.pyplot.get_fignums() == before
+
+def scored(values): # the mean of each image over two arms of seed 0; seed 1 would turn them around
+    rows = [dict(image_id=k, pixel_auroc=v + d if seed == 0 else -v, seed=seed) for k, v in values.items() for d in (-.1, .1) for seed in (0, 1, 1)]
+    return SimpleNamespace(scores=lambda: pd.DataFrame(rows))
+
+def test_images_are_ranked():
+    run = scored(dict(e=.5, a=.1, c=.3, d=.4, b=.2))
+    assert ranked_images(run, (0, 25, 50, 75, 100)) == list('abcde')
+    assert ranked_images(scored(dict(z=.2, y=np.nan)), (10, 50, 90)) == ['z', 'z', 'z']
+
+
+# The page
+
+def test_the_page_stands_alone(tiny_run):
+    text = (tiny_run.folder/'report.html').read_text()
+    page = read(text)
+    assert not {'script', 'link', 'iframe', 'object', 'embed', 'a'} & set(page.tags) and page.tags.count('img') == 2
+    assert 'http' not in text.replace('https://mmpkd', '') and 'url(' not in text and '@import' not in text
+    for link in page.links:
+        kind, _, data = link.partition(',')
+        assert kind == 'data:image/png;base64' and is_picture(base64.b64decode(data, validate=True))
+
+def test_the_page_holds_everything(tiny_run):
+    text = (tiny_run.folder/'report.html').read_text()
+    first, tests, *_ = tables = read(text).tables
+    assert first[1:] == table1(tiny_run).reset_index().to_numpy().tolist()
+    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 4
+    unescaped = html.unescape(text)
+    for said in [*tiny_run.verdicts().values(), *caveats(tiny_run), table_note(tiny_run)]: assert said in unescaped
+    again = json.loads(re.search('<pre>(.*)</pre>', unescaped, re.S)[1])
+    assert again['config'] == tiny_run.config and again['environments'] == tiny_run.environments and again['asked']['seeds'] == 2
+
+def test_the_page_does_not_say_where_it_was_made(tiny_run):
+    run = Run(tiny_run.folder)
+    run.config = run.config | dict(weights='/home/someone/private/vit.pth', weights_sha256='0123')
+    text = report_html(run, {})
+    assert str(run.folder.parent.parent) not in text and '/home/someone' not in text and 'vit.pth' in text
+
+def test_names_cannot_become_markup(tiny_run):
+    run = Run(tiny_run.folder)
+    run.asked = run.asked | dict(cohort='<script>alert(1)</script>')
+    text = report_html(run, {})
+    assert 'script' not in read(text).tags and '&lt;script&gt;' in text
+
+def test_a_moved_folder_gives_the_same_report(tiny_run, phantom, tmp_path):
+    names = ('table1.md', 'table1.csv', 'table1.html', 'report.html')
+    before = {n: (tiny_run.folder/n).read_text() for n in names}
+    moved = shutil.copytree(tiny_run.folder, tmp_path/'moved')
+    for n in names: (moved/n).unlink()
+    write_report(Run(moved), phantom)
+    assert {n: re.sub('data:image/png;base64[^"]*', '', (moved/n).read_text()) for n in names} == {n: re.sub('data:image/png;base64[^"]*', '', v) for n, v in before.items()}

@@ -1,0 +1,262 @@
+"Corner cases of mmpkd.student: checkpoints on disk, labels and batches that are odd, and what may not differ between two arms"
+import huggingface_hub.constants
+import numpy as np, pandas as pd, pytest, timm, torch
+from conftest import TINY
+from fastai.torch_core import set_seed
+
+from mmpkd import student as module
+from mmpkd.cohort import Cohort
+from mmpkd.images import cache_pixels
+from mmpkd.student import Student, attention_weights, create_student, data_loaders, precision_for, train_student
+
+SMALL = {k: TINY[k] for k in ('weights', 'arch_kwargs')}
+QUICK = dict(epochs=1, lr=1e-3, bs=16, device='cpu', **SMALL)
+
+
+@pytest.fixture(scope='module')
+def pixels(phantom, tmp_path_factory): return cache_pixels(phantom, 32, tmp_path_factory.mktemp('pixels'))
+
+@pytest.fixture(scope='module')
+def soft(phantom): return (.2 + .6*phantom.split('train').y()).sample(frac=1, random_state=0)       # not in the cohort's order
+
+@pytest.fixture(scope='module')
+def checkpoint(shared_data): return shared_data/'vit_tiny'/'vit_tiny_patch16_224.pth'
+
+def with_labels(cohort, items, labels=None, task='multilabel'):
+    return Cohort(items, labels or cohort.labels, text=cohort.text, root=cohort.root, task=task)
+
+def classes(cohort, blank=0):
+    "The same images in three classes, the first `blank` training images in none"
+    rng, items = np.random.default_rng(0), cohort.items.drop(columns=cohort.labels)
+    y = np.eye(3)[rng.permutation(np.arange(len(items)) % 3)]
+    y[np.flatnonzero(items.split == 'train')[:blank]] = np.nan
+    return with_labels(cohort, items.assign(**dict(zip('abc', y.T))), list('abc'), 'multiclass')
+
+def weights(student): return torch.cat([p.detach().flatten() for p in student.model.parameters()])
+
+def same(a, b): return torch.equal(weights(a), weights(b))
+
+
+# Weights from elsewhere
+
+@pytest.mark.parametrize('size', [224, 160])
+def test_a_real_checkpoint_is_loaded_as_it_is(checkpoint, size):
+    file, model = torch.load(checkpoint, weights_only=True), create_student(2, size=size, weights=str(checkpoint))
+    blocks = {k: v for k, v in model.state_dict().items() if k.startswith(('blocks.', 'norm.', 'patch_embed.', 'cls_token'))}
+    assert len([k for k in blocks if k.startswith('blocks.')]) == len([k for k in file if k.startswith('blocks.')]) == 12*12
+    for k, v in blocks.items(): assert torch.equal(v, file[k]), k
+    assert model.head.weight.shape == (2, 192) and model.patch_embed.grid_size == (size//16,)*2
+    assert torch.equal(model.pos_embed, file['pos_embed']) == (size == 224)
+    stats = Student(model, dict(labels=['a', 'b'], task='multilabel', size=size)).stats
+    assert stats == dict(mean=(.5,)*3, std=(.5,)*3)
+
+class Intruder:
+    def __reduce__(self): return (pytest.fail, ('code in a checkpoint was run',))
+
+MISFITS = dict(
+    garbage=lambda path: path.write_bytes(b'garbage'*100),
+    empty=lambda path: torch.save({}, path),
+    width=lambda path: torch.save(timm.create_model('vit_small_patch16_224', depth=1).state_dict(), path),
+    resnet=lambda path: torch.save(timm.create_model('resnet10t').state_dict(), path),
+    block=lambda path: torch.save({k: v for k, v in create_student(1, weights='none').state_dict().items() if not k.startswith('blocks.7.')}, path),
+    pickle=lambda path: torch.save(dict(model=Intruder()), path))
+
+@pytest.mark.parametrize('write', MISFITS.values(), ids=MISFITS)
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, write):
+    write(tmp_path/'other.pth')
+    with pytest.raises(ValueError, match='other.pth does not fit'): create_student(1, weights=str(tmp_path/'other.pth'))
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path/'hub'))
+
+def test_no_network_names_the_alternatives(offline):
+    with pytest.raises(ConnectionError, match=r'--weights PATH.*--weights none'): create_student(1)
+
+@pytest.mark.parametrize('arch', ['vit_tinny_patch16_224', '', 'vit_tinny_patch16_224.augreg_in21k'])
+def test_unknown_architecture(arch):
+    with pytest.raises(ValueError, match=f'no model {arch!r}'): create_student(1, weights='none', arch=arch)
+
+@pytest.mark.parametrize('size', [100, 8])
+def test_a_size_that_patches_do_not_fill(size): # the map would be laid over the whole square, and so be off by some pixels
+    with pytest.raises(ValueError, match=f'{size}'): create_student(1, size=size, weights='none')
+
+def test_precision_by_another_name():
+    with pytest.raises(ValueError, match="'fp16'"): precision_for('fp16', 'cpu')
+
+
+# Labels
+
+@pytest.mark.parametrize('blank', [0, 8])
+def test_classes(phantom, pixels, blank):
+    c = classes(phantom, blank)
+    s = (.1 + .7*c.split('train').y()).fillna(1/3)
+    student = train_student(c, pixels, s, **QUICK)
+    p = student.predict(pixels, c.items.image_id)
+    assert list(p) == list('abc') and np.isfinite(student.history.train_loss).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+
+def test_blank_labels_teach_nothing(phantom, pixels, soft): # not even by their soft labels
+    items = phantom.items.copy()
+    train = items.index[items.split == 'train']
+    items[phantom.labels] = items[phantom.labels].astype(float)
+    items.loc[train[::3], phantom.labels[0]] = np.nan
+    c, other = with_labels(phantom, items), soft.copy()
+    other.loc[items.image_id[train[::3]], phantom.labels[0]] = .99
+    a, b, full = (train_student(k, pixels, s, 1., **QUICK) for k, s in ((c, soft), (c, other), (phantom, other)))
+    assert torch.isfinite(weights(a)).all() and same(a, b) and not same(b, full)
+
+def test_no_privileged_information_leaves_the_hard_label(phantom, pixels, soft):
+    a, b = (train_student(phantom, pixels, s, lam=.5, **QUICK | dict(precision='fp32')) for s in (soft*np.nan, None))
+    torch.testing.assert_close(weights(a), weights(b))
+
+def test_soft_labels_that_do_not_fit(phantom, pixels, soft):
+    gone = phantom.split('train').items.image_id.iloc[2]
+    with pytest.raises(ValueError, match=f'1 training images have no row .* {gone!r}'): train_student(phantom, pixels, soft.drop(index=gone), **QUICK)
+    with pytest.raises(ValueError, match='soft labels are of'): train_student(phantom, pixels, soft[soft.columns[::-1]], **QUICK)
+    with pytest.raises(ValueError, match='soft labels are of'): train_student(phantom, pixels, soft.iloc[:, :2], **QUICK)
+
+
+# Batches
+
+def contents(loader, pixels):
+    "What passes in one epoch: (image_id, flipped?, y, s), found again by the pixels alone"
+    known = {a.tobytes(): (k, f) for k in pixels.index.index for f, a in ((False, pixels[k]), (True, np.ascontiguousarray(pixels[k][:, ::-1])))}
+    out = []
+    for x, y, s in loader:
+        a = ((x*.5 + .5)*255).round().to(torch.uint8).numpy()
+        assert (a[:, 0] == a[:, 1]).all() and (a[:, 0] == a[:, 2]).all()
+        out += [(*known[i[0].tobytes()], y[j].tolist(), s[j].tolist()) for j, i in enumerate(a)]
+    return out
+
+def loaders(phantom, pixels, soft=None, seed=0, **kwargs):
+    set_seed(seed, reproducible=True)
+    return data_loaders(phantom, pixels, soft, **dict(bs=8, device='cpu') | kwargs)
+
+def test_images_are_flipped_in_training_only(phantom, pixels):
+    dls = loaders(phantom, pixels)
+    train = contents(dls.train, pixels) + contents(dls.train, pixels)
+    valid = contents(dls.valid, pixels)
+    assert .25 < np.mean([flipped for _, flipped, _, _ in train]) < .75
+    assert not any(flipped for _, flipped, _, _ in valid)
+    assert str(valid) == str(contents(dls.valid, pixels))                   # NaN is not equal to itself
+    assert not any(flipped for _, flipped, _, _ in contents(loaders(phantom, pixels, augment='none').train, pixels))
+
+def test_standard_augmentation_is_for_training_only(phantom, pixels):
+    dls = loaders(phantom, pixels, augment='standard')
+    assert not any(flipped for _, flipped, _, _ in contents(dls.valid, pixels))
+    with pytest.raises(KeyError): contents(dls.train, pixels)                # no image is as it was
+    a, b = (torch.cat([x for x, _, _ in loaders(phantom, pixels, augment='standard', seed=s).train]) for s in (0, 0))
+    assert torch.equal(a, b) and a.min() >= -1 and a.max() <= 1             # light and contrast keep to 0..255
+    assert not torch.equal(a, torch.cat([x for x, _, _ in loaders(phantom, pixels, augment='standard', seed=1).train]))
+
+def test_augmentation_by_another_name(phantom, pixels):
+    with pytest.raises(ValueError, match="'none', 'flip' or 'standard', not 'flips'"): train_student(phantom, pixels, **QUICK, augment='flips')
+
+def test_each_split_stays_where_it_belongs(phantom, pixels):
+    dls = loaders(phantom, pixels, bs=6)
+    for loader, split in ((dls.train, 'train'), (dls.valid, 'valid')):
+        assert sorted(k for k, *_ in contents(loader, pixels)) == sorted(phantom.split(split).items.image_id)
+
+def test_labels_are_joined_by_name(phantom, pixels, soft):
+    y = phantom.y()
+    for k, _, hard, s in contents(loaders(phantom, pixels, soft).train, pixels):
+        assert hard == y.loc[k].tolist() and s == pytest.approx(soft.loc[k].tolist())
+
+def test_both_arms_see_the_same_batches(phantom, pixels, soft):
+    def epochs(*args, **kwargs): dls = loaders(phantom, pixels, *args, **kwargs); return [c[:2] for _ in range(2) for c in contents(dls.train, pixels)]
+    assert epochs() == epochs(soft)
+    assert epochs() != epochs(seed=1)
+
+@pytest.mark.parametrize('bs', [1, 1000])
+def test_batches_smaller_and_larger_than_usual(phantom, pixels, soft, bs):
+    student = train_student(phantom, pixels, soft, **QUICK | dict(bs=bs))
+    assert torch.isfinite(weights(student)).all() and np.isfinite(student.history.train_loss).all()
+
+
+# Training
+
+@pytest.mark.parametrize('precision,augment', [('fp32', 'flip'), ('bf16', 'flip'), ('bf16', 'standard')])
+def test_lambda_of_zero_does_not_hear_the_teacher(phantom, pixels, soft, precision, augment):
+    a, b, c = (train_student(phantom, pixels, s, lam, **QUICK | dict(precision=precision, augment=augment)) for s, lam in ((soft, 0.), (None, 0.), (soft, .5)))
+    assert same(a, b) and not same(a, c)
+
+def test_precision_matters_and_is_not_kept(phantom, pixels):
+    a, b = (train_student(phantom, pixels, **QUICK | dict(precision=p)) for p in ('fp32', 'bf16'))
+    assert not same(a, b) and weights(b).dtype == torch.float32
+    torch.testing.assert_close(weights(a), weights(b), atol=.02, rtol=0)
+    assert not torch.is_autocast_enabled('cpu')
+
+def test_a_fault_in_a_batch_does_no_harm_to_the_next_training(phantom, pixels, monkeypatch): # such as Ctrl-C in a notebook
+    def fault(*args): raise RuntimeError('fault')
+    bf16 = QUICK | dict(precision='bf16')
+    before = train_student(phantom, pixels, **bf16)
+    try:
+        with monkeypatch.context() as m, pytest.raises(RuntimeError, match='fault'):
+            m.setattr(module.DistillationLoss, 'forward', fault)
+            train_student(phantom, pixels, **bf16)
+        assert same(before, train_student(phantom, pixels, **bf16)) and not torch.is_autocast_enabled('cpu')
+    finally:
+        torch.set_autocast_enabled('cpu', False)
+        for _ in range(torch.autocast_increment_nesting()): torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+
+def test_only_the_seed_counts(phantom, pixels):
+    students = []
+    for before in (1, 2):
+        torch.manual_seed(before); np.random.seed(before)
+        students.append(train_student(phantom, pixels, seed=5, **QUICK))
+    assert same(*students)
+
+def test_history_and_progress(phantom, pixels):
+    calls = []
+    student = train_student(phantom, pixels, after_epoch=lambda: calls.append(1), **QUICK | dict(epochs=3))
+    assert len(calls) == len(student.history) == 3 and list(student.history) == ['train_loss', 'valid_loss', 'auroc']
+
+@pytest.mark.parametrize('frozen', [True, False], ids=['frozen body', 'no learning rate'])
+def test_attention_that_cannot_move_is_an_error(phantom, pixels, monkeypatch, frozen):
+    def make(*args, **kwargs):
+        model = create_student(*args, **kwargs)
+        if frozen: model.blocks.requires_grad_(False)
+        return model
+    monkeypatch.setattr(module, 'create_student', make)
+    with pytest.raises(RuntimeError, match='did not move'): train_student(phantom, pixels, **QUICK | (dict() if frozen else dict(lr=0.)))
+
+
+# Afterwards
+
+@pytest.fixture(scope='module')
+def student(phantom, pixels): return train_student(phantom, pixels, **QUICK)
+
+def test_a_prediction_depends_on_its_image_alone(phantom, pixels, student):
+    ids = phantom.items.image_id.tolist()
+    p = student.predict(pixels, ids)
+    torch.manual_seed(9); student.model.train()
+    pd.testing.assert_frame_equal(student.predict(pixels, ids[::-1]).loc[ids], p, atol=1e-6)
+    pd.testing.assert_frame_equal(student.predict(pixels, ids[3:4]), p.iloc[3:4], atol=1e-6)
+    assert p.std().min() > 1e-5 and p.to_numpy().min() > 0 and p.to_numpy().max() < 1
+
+@pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
+def test_save_and_load(phantom, pixels, tmp_path, task):
+    c = phantom if task == 'multilabel' else classes(phantom)
+    student, ids = train_student(c, pixels, **QUICK), c.items.image_id
+    student.save(tmp_path/'a'/'b')
+    assert sorted(p.name for p in (tmp_path/'a'/'b').iterdir()) == ['student.json', 'student.safetensors']
+    again = Student.load(tmp_path/'a'/'b')
+    pd.testing.assert_frame_equal(again.predict(pixels, ids), student.predict(pixels, ids), check_exact=True)
+    assert (again.config, again.stats, repr(again)) == (student.config, student.stats, repr(student))
+
+def test_no_student_there(tmp_path, student):
+    with pytest.raises(FileNotFoundError, match='student.json'): Student.load(tmp_path)
+    student.save(tmp_path)
+    (tmp_path/'student.safetensors').unlink()
+    with pytest.raises(FileNotFoundError, match='student.safetensors'): Student.load(tmp_path)
+
+@pytest.mark.parametrize('rows,moves', [(slice(48), True), (slice(48, 96), True), (slice(96, 144), False)], ids=['query', 'key', 'value'])
+def test_attention_weights_are_a_copy_of_query_and_key(student, rows, moves):
+    before = attention_weights(student.model)
+    assert before.numel() == 2*2*48*48
+    with torch.no_grad(): student.model.blocks[1].attn.qkv.weight[rows] += 1.
+    assert torch.equal(before, attention_weights(student.model)) != moves
+    with torch.no_grad(): student.model.blocks[1].attn.qkv.weight[rows] -= 1.
