@@ -8,11 +8,10 @@ Docs: https://mmpkd.github.io/mmpkd/localization.html.md"""
 __all__ = ['Convention', 'pixel_auroc', 'normalize', 'predicted_boxes', 'iou', 'best_iou', 'fill_boxes', 'box_fpr', 'score_image',
            'show_localization', 'truth_of', 'score_maps', 'trivial_maps']
 
-# %% ../nbs/30_localization.ipynb #2592dded
+# %% ../nbs/30_localization.ipynb #08994ceb
 import sys
 from dataclasses import asdict, dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
@@ -20,7 +19,7 @@ from rich.progress import track
 from scipy.ndimage import find_objects, generate_binary_structure, label
 
 from .cohort import BOX, Cohort
-from .images import Geometry, read_mask, show_image
+from .images import read_mask, show_image
 
 # %% ../nbs/30_localization.ipynb #13aa0149
 @dataclass(frozen=True)

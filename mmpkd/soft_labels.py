@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/soft_labels.html.md"""
 # %% auto #0
 __all__ = ['HOW', 'soften', 'out_of_fold', 'soft_labels', 'gap']
 
-# %% ../nbs/11_soft_labels.ipynb #9bfaa9e5
+# %% ../nbs/11_soft_labels.ipynb #1a2218aa
 from copy import deepcopy
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.special import expit, softmax
 from sklearn.model_selection import GroupKFold
 
 from .cohort import Cohort
-from .teachers import Teacher, macro_auroc
+from .teachers import Teacher
 
 # %% ../nbs/11_soft_labels.ipynb #0289c152
 def soften(

@@ -8,7 +8,7 @@ Docs: https://mmpkd.github.io/mmpkd/student.html.md"""
 __all__ = ['VIT_TINY', 'create_student', 'augmentation', 'best_device', 'data_loaders', 'bf16_is_fast', 'Autocast',
            'precision_for', 'Student', 'attention_weights', 'Report', 'train_student']
 
-# %% ../nbs/20_student.ipynb #7e8b21c4
+# %% ../nbs/20_student.ipynb #23df0758
 import json
 from functools import partial
 from os import PathLike
@@ -30,6 +30,7 @@ from fastai.vision.augment import FlipItem, PadMode, aug_transforms
 from fastai.vision.data import Normalize
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
+from timm.models import load_state_dict
 from torch import nn
 
 from .cohort import Cohort
@@ -37,12 +38,30 @@ from .images import Pixels
 from .losses import DistillationLoss, SoftLabels
 from .teachers import macro_auroc
 
-# %% ../nbs/20_student.ipynb #3408fb83
+# %% ../nbs/20_student.ipynb #0560a74c
 VIT_TINY = 'vit_tiny_patch16_224.augreg_in21k_ft_in1k'
 
+def _one_line(e): return ' '.join(str(e).split())[:200]
+
+def _from_hub(make, arch):
+    try: return make(pretrained=True)
+    except Exception as e:
+        raise ConnectionError(f'cannot get the ImageNet weights of {arch}: {_one_line(e)}. Give the path of a local checkpoint '
+                              '(--weights PATH), or train from random weights (--weights none)') from e
+
+def _from_file(make, path):
+    if not Path(path).is_file(): raise FileNotFoundError(f"no checkpoint at {path}; weights must be 'imagenet', 'none' or the path of a checkpoint")
+    try:
+        with torch.random.fork_rng(devices=[]): names = set(dict(make(pretrained=False).named_parameters()))
+        lost = names - set(load_state_dict(str(path))) - {'head.weight', 'head.bias'}        # timm would leave them random, silently
+        if lost: raise KeyError(f'it has no {min(lost)} ({len(lost)} weights are missing)')
+        return make(pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
+    except Exception as e: raise ValueError(f'the checkpoint {path} does not fit {make.args[0]} with {make.keywords}: {_one_line(e)}') from e
+
+# %% ../nbs/20_student.ipynb #62c672fd
 def create_student(
     n_classes:int, # Number of classes C
-    size:int=224, # Side of the square image, in pixels
+    size:int=224, # Side of the square image, in pixels; a multiple of the patch size
     weights:str='imagenet', # 'imagenet' (from the model hub), 'none' (random), or the path of a checkpoint
     arch:str=VIT_TINY, # Name of a vision transformer in timm
     **kwargs # Changes to the architecture, such as `patch_size`, `embed_dim`, `depth`; go with weights='none'
@@ -50,15 +69,10 @@ def create_student(
     "A vision transformer; raises an error that names the alternatives if its weights cannot be had"
     if not timm.is_model(arch.partition('.')[0]): raise ValueError(f'timm has no model {arch!r}')
     make = partial(timm.create_model, arch, num_classes=n_classes, img_size=size, **kwargs)
-    if weights == 'none': return make(pretrained=False)
-    if weights == 'imagenet':
-        try: return make(pretrained=True)
-        except Exception as e:
-            raise ConnectionError(f"cannot get the ImageNet weights of {arch}: {str(e).partition(chr(10))[0]}. Give the path of a local checkpoint "
-                               "(--weights PATH), or train from random weights (--weights none)") from e
-    if not Path(weights).is_file(): raise FileNotFoundError(f"no checkpoint at {weights}; weights must be 'imagenet', 'none' or the path of a checkpoint")
-    try: return make(pretrained=True, pretrained_cfg_overlay=dict(file=str(weights)))
-    except Exception as e: raise ValueError(f'the checkpoint {weights} does not fit {arch} with {kwargs or "its own architecture"}: {e}') from e
+    model = make(pretrained=False) if weights == 'none' else _from_hub(make, arch) if weights == 'imagenet' else _from_file(make, weights)
+    patch = model.patch_embed.patch_size[0]
+    if size % patch: raise ValueError(f'size must be a multiple of the patch size, {patch}, not {size}')
+    return model
 
 # %% ../nbs/20_student.ipynb #7b3c248b
 def augmentation(
@@ -103,7 +117,7 @@ def data_loaders(
         getters=[image, look_up(y), look_up(s)], n_inp=1, splitter=IndexSplitter(part.index[part.split == 'valid']))
     return block.dataloaders(part.image_id.tolist(), bs=min(bs, len(train_ids)), num_workers=0, device=torch.device(device or best_device()))
 
-# %% ../nbs/20_student.ipynb #06021d46
+# %% ../nbs/20_student.ipynb #407d6b6e
 def bf16_is_fast(
     device:str # 'cuda' or 'cpu'
 ) -> bool:
@@ -114,12 +128,15 @@ def bf16_is_fast(
 
 class Autocast(Callback):
     "Forward pass and loss in bfloat16 where that is safe; weights and gradients stay in float32"
-    order = 10
+    order, region = 10, None
     def before_batch(self):
         self.region = torch.autocast(self.dls.device.type, torch.bfloat16)
         self.region.__enter__()
     def after_pred(self): self.learn.pred = self.pred.float()
-    def after_loss(self): self.region.__exit__(None, None, None)
+    def after_loss(self): self.leave()
+    def leave(self):
+        if self.region: self.region.__exit__(None, None, None)
+        self.region = None
 
 def precision_for(
     precision:str, # 'auto', 'bf16' or 'fp32'
@@ -173,7 +190,7 @@ def attention_weights(
     "A copy of the query and key weights of all blocks"
     return torch.cat([b.attn.qkv.weight.detach()[:2*b.attn.attn_dim].cpu().flatten() for b in model.blocks])
 
-# %% ../nbs/20_student.ipynb #23592082
+# %% ../nbs/20_student.ipynb #4016a9ad
 class Report(Callback):
     "Calls a function after each epoch"
     def __init__(self, f): self.f = f
@@ -209,19 +226,20 @@ def train_student(
     set_seed(seed, reproducible=True)
     dls = data_loaders(cohort, pixels, soft, bs, augment, **student.stats, device=device)
     def auroc(p, y): return macro_auroc(pd.DataFrame(y), pd.DataFrame(p))
-    cbs = [SoftLabels()] + [Autocast()] * (precision == 'bf16') + ([Report(after_epoch)] if after_epoch else [])
+    autocast = Autocast()
+    cbs = [SoftLabels()] + [autocast] * (precision == 'bf16') + ([Report(after_epoch)] if after_epoch else [])
     learn = Learner(dls, model, loss, partial(Adam, decouple_wd=True), cbs=cbs, wd=wd,
                     metrics=AccumMetric(auroc, to_np=True, flatten=False, name='auroc'))
     try:
         if show_training: learn.fit_one_cycle(epochs, lr)
         else:
             with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
-    finally: torch.set_autocast_enabled(torch.device(device).type, False)      # also after a fault inside a batch
+    finally: autocast.leave()                                       # also after a fault inside a batch
     if torch.equal(start, attention_weights(model)): raise RuntimeError('the attention weights did not move; is the body of the model frozen?')
     student.history = pd.DataFrame(list(learn.recorder.values), columns=['train_loss', 'valid_loss', 'auroc'])
     return student
 
-# %% ../nbs/20_student.ipynb #75a89cf3
+# %% ../nbs/20_student.ipynb #d9616b44
 @patch
 def save(self:Student,
     folder:str|PathLike # Made if it is not there
@@ -237,8 +255,9 @@ def load(cls:Student,
 ) -> Student:
     "A stored student, on the CPU; raises a `FileNotFoundError` where there is none"
     f = Path(folder)
-    if not (f/'student.json').is_file(): raise FileNotFoundError(f'no student in {f}; expected student.json and student.safetensors')
+    if not all((f/n).is_file() for n in ('student.json', 'student.safetensors')): raise FileNotFoundError(f'no student in {f}; expected student.json and student.safetensors')
     config = json.loads((f/'student.json').read_text())
     model = create_student(len(config['labels']), config['size'], 'none', config['arch'], **config['arch_kwargs'])
-    model.load_state_dict(load_file(f/'student.safetensors'))
+    try: model.load_state_dict(load_file(f/'student.safetensors'))
+    except Exception as e: raise ValueError(f"{f/'student.safetensors'} is damaged, or not of this student: {_one_line(e)}") from e
     return cls(model, config)

@@ -129,7 +129,7 @@ def test_no_folder(tmp_path):
 
 def test_an_image_without_a_fold(small):
     edit(small/'5-fold-cv.csv', lambda t: t[t.Pathology == 'benign'])
-    with pytest.raises(ValueError, match="3 images of bus_data.csv have no fold in 5-fold-cv.csv, the first is 'bus_0001-r'"): busbra_cohort(small)
+    with pytest.raises(ValueError, match="3 images of bus_data.csv have no fold .1 to 5. in 5-fold-cv.csv, the first is 'bus_0001-r'"): busbra_cohort(small)
 
 def test_a_fold_beyond_five(small):
     edit(small/'5-fold-cv.csv', lambda t: t.assign(kFold=[1, 1, 7, 3, 4, 5]))                # the ten-fold file by mistake

@@ -424,9 +424,12 @@ def test_it_was_stopped_at_the_very_end(cohort, tmp_path, reads, monkeypatch):
     assert reads == []
 
 def test_a_beginning_without_its_list_is_thrown_away(cohort, tmp_path):
-    done = cache_pixels(cohort, 16, tmp_path/'cache').folder
-    part = done.rename(done.with_suffix('.part'))
-    (part/'shapes.npy').unlink(); (part/'index.parquet').unlink()
+    whole = (tmp_path/'2.png').read_bytes()
+    (tmp_path/'2.png').write_bytes(b'no image')
+    with pytest.raises(ValueError, match='2.png'): cache_pixels(cohort, 16, tmp_path/'cache')
+    (tmp_path/'2.png').write_bytes(whole)
+    part = next((tmp_path/'cache').glob('*.part'))
+    (part/'notes.npy').unlink()
     (part/'pixels.npy').write_bytes(b'half a header')
     check_content(cache_pixels(cohort, 16, tmp_path/'cache'), cohort)
 
