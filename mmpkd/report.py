@@ -63,7 +63,7 @@ def table_note(
             f"** significantly better than the baseline, †† significantly worse (Mann-Whitney U, exact, 0.05; Holm over the localization tests, AUROC uncorrected). "
             f"The teacher is the same in all seeds.")
 
-# %% ../nbs/41_report.ipynb #37ed4c15
+# %% ../nbs/41_report.ipynb #4d7407f8
 def caveats(
     run:Run # A finished run
 ) -> list: # Sentences
@@ -74,7 +74,7 @@ def caveats(
         best, chance = per_seed[m].idxmax(), trivial[m].idxmax()
         if trivial.loc[chance, m] >= per_seed.loc[best, m]:
             out.append(f'In {METRICS[m]}, no student does better than the trivial localizer "{TRIVIAL[chance]}" ({trivial.loc[chance, m]:.3f} against {per_seed.loc[best, m]:.3f}).')
-    if 'in-sample' in run.arms: out.append(f'In-sample soft labels come from a teacher that has seen the labels: {gap_table(run).loc["in-sample", "mean |s - y|"]:.2f} away from them on average.')
+    if 'in-sample' in run.arms: out.append(f'In-sample soft labels come from a teacher that has seen the hard labels; they lie {gap_table(run).loc["in-sample", "mean |s - y|"]:.2f} from them on average.')
     if run.asked['cohort'] == 'phantom': out.append('The phantom is synthetic: it shows how the method behaves under known conditions, and nothing about patients.')
     return out
 
@@ -130,12 +130,12 @@ def figure2(
         if m in trivial: ax.axhline(trivial[m].min() if m == 'fpr' else trivial[m].max(), ls='--', color='gray', lw=1)
     return fig
 
-# %% ../nbs/41_report.ipynb #7b03951d
+# %% ../nbs/41_report.ipynb #5455649b
 STYLE = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #eee}
-th:first-child{text-align:left}thead th{border-bottom:2px solid #888}img{max-width:100%}
-.note{font-size:.85rem;color:#555}.verdict{background:#f4f6f8;border-left:4px solid #457;padding:.6rem 1rem}pre{font-size:.8rem;background:#f8f8f8;padding:1rem;overflow:auto}'''
+th:first-child,td:first-child{text-align:left;white-space:nowrap}thead th{border-bottom:2px solid #888}img{max-width:100%}
+.note{font-size:.85rem;color:#555}.wide{font-size:.8rem;overflow-x:auto}.verdict{background:#f4f6f8;border-left:4px solid #457;padding:.6rem 1rem}pre{font-size:.8rem;background:#f8f8f8;padding:1rem;overflow:auto}'''
 
 def _img(fig, alt):
     "A figure as an HTML image with its data inside"
@@ -155,7 +155,7 @@ def report_html(
              '<h2>Table 1</h2>', table1(run).reset_index().to_html(index=False, border=0), p(table_note(run), 'note'),
              '<h2>What these numbers do not show</h2><ul>', *[f'<li>{html.escape(c)}</li>' for c in caveats(run)], '</ul>',
              *[f'<h2>{html.escape(caption.partition(":")[0])}</h2>{_img(f, caption)}{p(caption, "note")}' for caption, f in figures.items()],
-             '<h2>Tests</h2>', run.comparison().round(4).to_html(index=False, border=0),
+             '<h2>Tests</h2><div class="wide">', run.comparison().drop(columns='better').round(4).to_html(index=False, border=0, na_rep='–'), '</div>',
              '<h2>Teacher</h2>', teacher.to_html(border=0), gap_table(run).to_html(border=0),
              '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=run.config | dict(weights=Path(run.config['weights']).name), asked=run.asked, environments=run.environments), indent=2)), '</pre>']
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>\n' + '\n'.join(parts) + '</html>\n'
