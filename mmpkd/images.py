@@ -220,7 +220,7 @@ def _fill(i, path, pixels, notes):
     pixels[i] = Geometry(*image.shape, pixels.shape[1]).to_square(image)
     notes[i] = *image.shape, *stat
 
-# %% ../nbs/01_images.ipynb #e29c4b14
+# %% ../nbs/01_images.ipynb #437e3b15
 def cache_pixels(
     cohort:Cohort, # Whose images
     size:int, # Side of the square, in pixels
@@ -243,7 +243,7 @@ def cache_pixels(
     pixels, notes = (np.load(part/f'{f}.npy', mmap_mode='r+') for f in ('pixels', 'notes'))
     todo = np.flatnonzero((notes[:, 0] == 0) | (notes[:, 2:] != stats).any(axis=1))
     work = Parallel(n_jobs, prefer='threads', return_as='generator_unordered')(delayed(_fill)(i, files[i], pixels, notes) for i in todo)
-    errors = sorted(filter(None, track(work, 'Reading images', len(todo), disable=not sys.stderr.isatty())))
+    errors = sorted(filter(None, track(work, 'Reading images', len(todo), transient=True, disable=not sys.stderr.isatty())))
     if errors: raise ValueError(f'{len(errors)} of {n} images cannot be read:\n' + '\n'.join(errors))
     pixels.flush()
     pd.DataFrame(dict(image_id=cohort.items.image_id, h=notes[:, 0], w=notes[:, 1])).to_parquet(part/'index.parquet')

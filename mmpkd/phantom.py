@@ -217,16 +217,16 @@ def stream(
     "A random stream that depends on the seed and on these names alone"
     return np.random.default_rng([seed, *' '.join(map(str, names)).encode()])
 
-# %% ../nbs/05_phantom.ipynb #c61fa6e5
+# %% ../nbs/05_phantom.ipynb #0bc77c66
 def exchange(
     rng:np.random.Generator, # Source of randomness
     patient_id:np.ndarray, # (n,) the patient of each row
     informative:float # Probability that a row keeps what is its own
 ) -> np.ndarray: # (n,) the row whose report and metadata it gets
-    "Who gets whose privileged information; one patient's rows are exchanged with other patients' only"
+    "Who gets whose privileged information; rows are exchanged between patients only, so a single patient keeps what is its own"
     about = np.arange(len(patient_id))
     lose = np.flatnonzero(rng.random(len(about)) >= informative)
-    if not len(lose): return about
+    if len(set(patient_id[lose])) < 2: return about
     for _ in range(1000):
         cycle = rng.permutation(lose)
         about[cycle] = np.roll(cycle, 1)
