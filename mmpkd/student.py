@@ -8,8 +8,8 @@ Docs: https://mmpkd.github.io/mmpkd/student.html.md"""
 __all__ = ['VIT_TINY', 'create_student', 'augmentation', 'best_device', 'data_loaders', 'bf16_is_fast', 'Autocast',
            'precision_for', 'Student', 'attention_weights', 'Report', 'train_student']
 
-# %% ../nbs/20_student.ipynb #23df0758
-import json
+# %% ../nbs/20_student.ipynb #976ac90c
+import gc, json
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -190,7 +190,7 @@ def attention_weights(
     "A copy of the query and key weights of all blocks"
     return torch.cat([b.attn.qkv.weight.detach()[:2*b.attn.attn_dim].cpu().flatten() for b in model.blocks])
 
-# %% ../nbs/20_student.ipynb #4016a9ad
+# %% ../nbs/20_student.ipynb #ca93a010
 class Report(Callback):
     "Calls a function after each epoch"
     def __init__(self, f): self.f = f
@@ -216,6 +216,7 @@ def train_student(
     after_epoch=None # Called after each epoch
 ) -> Student:
     "Train a student on equation 1 and keep its last epoch; nothing is chosen on test images"
+    gc.collect()                                    # an earlier Learner is a ring of references that keeps its tensors
     device, arch_kwargs = device or best_device(), arch_kwargs or {}
     loss = DistillationLoss(lam, cohort.task)
     precision = precision_for(precision, device)
