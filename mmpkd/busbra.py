@@ -7,17 +7,16 @@ Docs: https://mmpkd.github.io/mmpkd/busbra.html.md"""
 # %% auto #0
 __all__ = ['PRIVILEGED', 'busbra_cohort']
 
-# %% ../nbs/04_busbra.ipynb #3d51ebe0
+# %% ../nbs/04_busbra.ipynb #d629d78e
 from os import PathLike
 from pathlib import Path
 
 import pandas as pd
-from joblib import Parallel, delayed
 
-from .cohort import BOX, Cohort, need_columns, read_table
-from .images import mask_box, read_mask
+from .cohort import Cohort, need_columns, read_table
+from .images import mask_rois
 
-# %% ../nbs/04_busbra.ipynb #ed001c5c
+# %% ../nbs/04_busbra.ipynb #a44e2f92
 PRIVILEGED = ['BIRADS', 'Device', 'Side']
 
 def busbra_cohort(
@@ -43,6 +42,5 @@ def busbra_cohort(
         image='Images/' + data.ID + '.png',
         malignant=(data.Pathology == 'malignant').astype(int))).join(data[PRIVILEGED])
     masks = 'Masks/' + data.ID.str.replace('bus_', 'mask_') + '.png'
-    boxes = Parallel(-1, prefer='threads')(delayed(lambda m: mask_box(read_mask(root/m)))(m) for m in masks)
-    rois = pd.DataFrame(boxes, columns=BOX).assign(image_id=data.ID, label='malignant', mask=masks)
+    rois = mask_rois(pd.DataFrame(dict(image_id=data.ID, label='malignant', image=items.image, mask=masks)), root)
     return Cohort(items, ['malignant'], rois, tabular=PRIVILEGED, root=root, name='BUS-BRA')

@@ -146,7 +146,7 @@ def show_localization(
     if mask is not None: ax.contour(mask, levels=[.5], colors='red', linewidths=.8)
     return ax
 
-# %% ../nbs/30_localization.ipynb #71093d7d
+# %% ../nbs/30_localization.ipynb #2a632a28
 def truth_of(
     cohort:Cohort, # Has the regions of interest
     image_id:str, # Which image
@@ -162,9 +162,8 @@ def truth_of(
         if (box < 0).any() or (box > [w, h, w, h]).any(): raise ValueError(f'box {box.tolist()} of image {image_id!r} leaves the image, which is {w} pixels wide and {h} high')
     outlined = rois['mask'].notna().to_numpy() if truth == 'mask' and 'mask' in rois else np.zeros(len(rois), dtype=bool)
     for path in rois['mask'][outlined] if outlined.any() else []:
-        outline = read_mask(cohort.root/path)
-        if outline.shape != (h, w): raise ValueError(f'mask {cohort.root/path} has {outline.shape[0]} x {outline.shape[1]} pixels (height x width), its image {image_id!r} has {h} x {w}')
-        mask |= outline
+        try: mask |= read_mask(cohort.root/path, (h, w))
+        except (ValueError, OSError) as e: raise (ValueError if isinstance(e, ValueError) else FileNotFoundError)(f'the mask of image {image_id!r} cannot be used: {e.__cause__ or "missing file"}') from e
     return mask | fill_boxes(boxes[~outlined], (h, w)), boxes
 
 def score_maps(

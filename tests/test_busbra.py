@@ -5,9 +5,9 @@ import shutil
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from mmpkd.busbra import PRIVILEGED, busbra_cohort, mask_box
+from mmpkd.busbra import PRIVILEGED, busbra_cohort
 from mmpkd.cohort import BOX
-from mmpkd.images import cache_pixels, check_regions, read_image, read_mask
+from mmpkd.images import cache_pixels, check_regions, mask_box, read_image, read_mask
 from mmpkd.teachers import ForestTeacher, macro_auroc
 
 
@@ -109,15 +109,24 @@ def test_folds_that_cannot_be(small, folds):
 
 def test_a_missing_mask(small):
     (small/'Masks/mask_0003-l.png').unlink()
-    with pytest.raises(FileNotFoundError, match='mask_0003-l.png'): busbra_cohort(small)
+    with pytest.raises(FileNotFoundError, match="1 of 6 masks are missing, of image 'bus_0003-l'"): busbra_cohort(small)
 
 def test_an_empty_mask(small):
     Image.new('L', (30, 20)).save(small/'Masks/mask_0003-l.png')
-    with pytest.raises(ValueError, match='mask_0003-l.png is empty'): busbra_cohort(small)
+    Image.new('L', (30, 24), 255).save(small/'Masks/mask_0004-l.png')
+    with pytest.raises(ValueError, match='2 of 6 masks cannot be used:\nbus_0003-l: empty.*\nbus_0004-l: all of the image is marked'): busbra_cohort(small)
+
+def test_a_mask_of_another_size(small):
+    m = Image.open(small/'Masks/mask_0003-l.png')                            # 30 x 23
+    m.resize((60, 46), Image.Resampling.NEAREST).save(small/'Masks/mask_0003-l.png')
+    c = busbra_cohort(small)
+    assert c.rois[BOX].iloc[3].tolist() == [5, 3, 9, 10] and check_regions(c, cache_pixels(c, 8, small/'cache')) == ['bus_0003-l']
+    m.resize((23, 30)).save(small/'Masks/mask_0003-l.png')
+    with pytest.raises(ValueError, match='bus_0003-l: 23 x 30 pixels .width x height., its image 30 x 23'): busbra_cohort(small)
 
 def test_a_missing_image(small):
     (small/'Images/bus_0002-s.png').unlink()
-    with pytest.raises(FileNotFoundError, match='1 of 12 files are missing: .*bus_0002-s.png'): busbra_cohort(small).check()
+    with pytest.raises(FileNotFoundError, match="1 of 12 files are missing: image of 'bus_0002-s'"): busbra_cohort(small).check()
 
 @pytest.mark.parametrize('file', ['bus_data.csv', '5-fold-cv.csv'])
 def test_a_missing_table(small, file):
@@ -151,7 +160,7 @@ def test_an_unknown_pathology(small, pathology):
 
 def test_one_woman_in_two_folds(small):
     edit(small/'5-fold-cv.csv', lambda t: t.assign(kFold=[1, 5, 2, 3, 4, 5]))
-    with pytest.raises(ValueError, match='1 patients are in more than one split: 1;'): busbra_cohort(small)
+    with pytest.raises(ValueError, match='1 patients are in more than one split, with the images bus_0001-l, bus_0001-r;'): busbra_cohort(small)
 
 @pytest.mark.parametrize('column', ['ID', 'Case', 'Pathology'] + PRIVILEGED)
 def test_a_missing_column(small, column):

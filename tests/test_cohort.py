@@ -6,7 +6,7 @@ import sys
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 
-from mmpkd.cohort import BOX, KEYS, Cohort, read_table
+from mmpkd.cohort import BOX, KEYS, Cohort, as_boxes, column_kinds, patient_split, read_table, repair_table
 
 
 def items(**changes):
@@ -61,10 +61,10 @@ def test_an_empty_word_is_blank(column):                                # as fro
     with pytest.raises(ValueError, match=f"'{column}' is blank in row 4"): cohort(**replaced(column, 4, ''))
 
 def test_a_patient_in_two_splits():
-    with pytest.raises(ValueError, match='1 patients are in more than one split: 07; .* must be in the same split'): cohort(**replaced('split', 1, 'test'))
+    with pytest.raises(ValueError, match='1 patients are in more than one split, with the images 001, 002; .* must be in the same split'): cohort(**replaced('split', 1, 'test'))
 
 def test_a_patient_in_two_splits_under_two_types():                     # 7 and '7' are one patient
-    with pytest.raises(ValueError, match='more than one split: 7;'): cohort(patient_id=[7, 7, 8, 9, '7', 11, 12])
+    with pytest.raises(ValueError, match='more than one split, with the images 001, 002, b;'): cohort(patient_id=[7, 7, 8, 9, '7', 11, 12])
 
 def test_a_duplicate_image():
     with pytest.raises(ValueError, match='image_id must be unique; found more than once: 001, b'): cohort(image_id=['001', '001', '010', '0a', 'b', 'b', 'd'], rois=None)
@@ -158,9 +158,9 @@ def test_complete(complete): assert complete.check() is complete
 
 def test_a_missing_file_or_mask(complete):
     (complete.root/'m2.png').unlink()
-    with pytest.raises(FileNotFoundError, match=r'1 of 9 files are missing: .*m2.png; paths are relative to root='): complete.check()
+    with pytest.raises(FileNotFoundError, match=r"1 of 9 files are missing: mask of 'c'; paths are relative to root="): complete.check()
     for f in ('0.png', '1.png', '2.png'): (complete.root/f).unlink()
-    with pytest.raises(FileNotFoundError, match='4 of 9 .*0.png.* and 1 more'): complete.check()
+    with pytest.raises(FileNotFoundError, match="4 of 9 .*image of '001'.* and 1 more"): complete.check()
 
 @pytest.mark.parametrize('values', [[0]*4, [1]*4, [np.nan]*4, [0, np.nan, 0, 0]])
 def test_nothing_to_learn(complete, values):
@@ -266,9 +266,124 @@ def test_one_label_by_its_name(files): assert Cohort.from_table(files/'items.csv
 def test_files_that_are_none(files):
     with pytest.raises(FileNotFoundError, match='no table at .*gone.csv'): read_table(files/'gone.csv')
     (files/'t.xlsx').touch()
-    with pytest.raises(ValueError, match=r't.xlsx must be a .csv, .csv.gz or .parquet file'): read_table(files/'t.xlsx')
+    with pytest.raises(ValueError, match=r't.xlsx: it must be a .csv, .tsv, .csv.gz, .tsv.gz or .parquet file'): read_table(files/'t.xlsx')
     with pytest.raises(ValueError, match="the table has no column 'nodule'; its columns are image_id"): Cohort.from_table(files/'items.csv', ['nodule'])
     with pytest.raises(ValueError, match="items has no column 'note'"): Cohort.from_table(files/'items.csv', LABELS, text='note')
+
+@pytest.mark.parametrize('sep,encoding', [(',', 'utf-8-sig'), (';', 'utf-8'), (';', 'utf-8-sig'), ('\t', 'utf-8')])
+def test_separators_and_byte_order_marks(tmp_path, sep, encoding):
+    f = tmp_path/('t.tsv' if sep == '\t' else 't.csv')
+    items().to_csv(f, sep=sep, index=False, encoding=encoding)
+    pd.testing.assert_frame_equal(read_table(f), read_table(tmp_path/'t.csv') if sep != '\t' else pd.read_csv(f, sep=sep, dtype=dict(image_id=str, patient_id=str)))
+    c = Cohort.from_table(f, LABELS, text='report', tabular=['age', 'device'])
+    assert c.items.image_id.tolist() == items().image_id.tolist() and c.items.report[3] == 'line one\nline two' and c.items.age[1] == 50.5
+
+def test_decimal_commas_are_numbers_only_in_tables_with_semicolons(tmp_path):
+    (tmp_path/'t.csv').write_text('image_id;dose;code;mixed\n1,5;1,5;A;1,5\n2;-2;B;n/k\n3;;C;2\n')
+    t = read_table(tmp_path/'t.csv')
+    assert t.dose.tolist()[:2] == [1.5, -2.] and np.isnan(t.dose[2]) and t.image_id[0] == '1,5' and t.mixed[0] == '1,5'
+    (tmp_path/'t.csv').write_text('image_id,dose\n1,"1,5"\n')
+    assert read_table(tmp_path/'t.csv').dose.tolist() == ['1,5']
+
+@pytest.mark.parametrize('damage', [lambda b: b[:len(b)//2], lambda b: b[:-4], lambda b: b'no gzip at all', lambda b: b''])
+def test_a_damaged_gzip_names_its_file(tmp_path, damage):
+    items().to_csv(tmp_path/'t.csv.gz', index=False)
+    (tmp_path/'t.csv.gz').write_bytes(damage((tmp_path/'t.csv.gz').read_bytes()))
+    with pytest.raises(ValueError, match='cannot read the table .*t.csv.gz'): read_table(tmp_path/'t.csv.gz')
+
+@pytest.mark.parametrize('name,data', [('t.csv', b''), ('t.csv', 'image_id,ä\n1,ö\n'.encode('latin-1')), ('t.parquet', b'PAR1 not'), ('t.csv', b'a,b\n1,2\n1,2,3\n')])
+def test_a_file_that_is_no_table_names_itself(tmp_path, name, data):
+    (tmp_path/name).write_bytes(data)
+    with pytest.raises(ValueError, match=f'cannot read the table .*{name}'): read_table(tmp_path/name)
+
+@pytest.mark.parametrize('path', ['../x.png', '/etc/x.png', 'a/../../x.png', 'C:\\x.png', '..', 'a\\..\\x.png'])
+def test_paths_that_leave_the_root(path):
+    with pytest.raises(ValueError, match="image path of image '010' leaves the root"): cohort(**replaced('image', 2, path))
+    with pytest.raises(ValueError, match="mask path of image '002' leaves the root"): cohort(rois(mask=[path, None, 'm2.png']))
+
+@pytest.mark.parametrize('path', ['a..b.png', '..a/x.png', 'a/b.c/..x.png', './x.png'])
+def test_paths_that_only_look_so(path): assert cohort(**replaced('image', 2, path)).items.image[2] == path
+
+@pytest.mark.parametrize('names', [BOX, ['x_min', 'y_min', 'x_max', 'y_max'], ['xmin', 'ymin', 'xmax', 'ymax'], ['x1', 'y1', 'x2', 'y2']])
+def test_corners_of_any_name(names):
+    t = as_boxes(pd.DataFrame([[1, 2, 4, 8]], columns=names).assign(label='mass', image_id='c'))
+    assert t[BOX].to_numpy().tolist() == [[1, 2, 4, 8]] and t.label[0] == 'mass' and len(t.columns) == 6
+
+@pytest.mark.parametrize('names', [['x', 'y', 'w', 'h'], ['x', 'y', 'width', 'height']])
+def test_extents(names): assert as_boxes(pd.DataFrame([[1, 2, 3, 6]], columns=names))[BOX].to_numpy().tolist() == [[1, 2, 4, 8]]
+
+def test_no_boxes_at_all():
+    with pytest.raises(ValueError, match='needs the columns x0, y0, x1, y1 .*; it has image_id, left'): as_boxes(pd.DataFrame(dict(image_id=['a'], left=[1])))
+
+def test_boxes_of_the_only_class():
+    c = Cohort.from_table(items(), 'mass', rois().drop(columns='label'))
+    assert c.rois.label.tolist() == ['mass']*3
+    with pytest.raises(ValueError, match="no column 'label'"): Cohort.from_table(items(), LABELS, rois().drop(columns='label'))
+
+
+# A split where there is none
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from('abc')), min_size=40, max_size=120), st.sampled_from([0, .1, .3]), st.sampled_from([0, .2, .4]), st.integers(0, 5))
+def test_a_split_keeps_patients_together(pairs, valid, test, seed):
+    patients, strata = zip(*pairs)
+    if len(set(patients)) < 4: return
+    s = pd.Series(patient_split(patients, strata, valid, test, seed))
+    assert s.groupby(np.array(patients)).nunique().max() == 1
+    assert set(s) == {'train', *['valid']*(valid > 0), *['test']*(test > 0)}
+    assert (s == patient_split(patients, strata, valid, test, seed)).all()
+
+def test_a_split_is_stratified():
+    rng = np.random.default_rng(1)
+    patients, y = np.arange(1000), rng.random(1000) < .1
+    s = patient_split(patients, y, .15, .2)
+    assert {k: round(float((s == k).mean()), 2) for k in ('valid', 'test')} == dict(valid=.15, test=.2)
+    assert all(abs(y[s == k].mean() - y.mean()) < .01 for k in ('train', 'valid', 'test'))
+    assert (s != patient_split(patients, y, .15, .2, seed=1)).any()
+
+def test_splits_that_cannot_be():
+    with pytest.raises(ValueError, match='2 patients are too few for 3 splits'): patient_split([1, 1, 2], 'aab')
+    with pytest.raises(ValueError, match='below 1, not 0.5 and 0.5'): patient_split([1, 2, 3], 'aab', .5, .5)
+
+def test_from_a_table_without_a_split():
+    t = pd.concat([items(image_id=[f'{k}{i}' for i in items().image_id], patient_id=[f'{k}{i}' for i in items().patient_id]) for k in range(9)]).drop(columns='split')
+    c = Cohort.from_table(t, LABELS, split=None, valid=.2, test=.3)
+    assert (c.counts().images > 0).all() and Cohort.from_table(t, LABELS, split=None, valid=.2, test=.3).fingerprint() == c.fingerprint()
+    with pytest.raises(ValueError, match='split=None'): Cohort.from_table(t, LABELS)
+
+
+# Repairs and parts
+
+def test_repairs_stay_with_the_cohort():
+    c = Cohort(items(), LABELS, repairs=repair_table([('a', '001', 'x'), ('b', '002', 'y'), ('a', '010', 'z')]))
+    assert c.repair_counts().to_dict() == dict(a=2, b=1) and len(c.split('test').repairs) == 3
+    assert '3 repairs' in repr(c) and '<td>2</td>' in c._repr_html_() and 'repairs' not in repr(cohort())
+    assert cohort().repairs.columns.tolist() == ['repair', 'id', 'note'] and c.fingerprint() == Cohort(items(), LABELS).fingerprint()
+
+def parts(**changes):
+    t = pd.DataFrame(dict(image_id=['001_1', '001_2', 'c_1'], of=['001', '001', 'c'], patient_id=['07', '07', '11'], split=['train', 'train', 'test'], image='x.png', mass=[0, 1, 1], calc=0, shape=['oval', 'round', 'oval']))
+    return Cohort(t.assign(**changes), LABELS, tabular=['shape'])
+
+def test_parts_go_where_their_image_goes():
+    c = Cohort(items(), LABELS, parts=parts())
+    assert c.split('train').parts.items.image_id.tolist() == ['001_1', '001_2'] and c.split('test').parts.items.of.tolist() == ['c']
+    assert len(c.split('valid').parts) == 0 and '3 parts' in repr(c)
+    assert c.fingerprint() != Cohort(items(), LABELS).fingerprint() != Cohort(items(), LABELS, parts=parts(mass=[1, 0, 1])).fingerprint()
+
+def test_parts_of_nothing():
+    with pytest.raises(ValueError, match="part 'c_1' belongs to no image"): Cohort(items(), LABELS, parts=parts(of=['001', '001', 'z']))
+    with pytest.raises(ValueError, match="part '001_1' .* in another split"): Cohort(items(), LABELS, parts=parts(split=['valid', 'valid', 'test']))
+    with pytest.raises(ValueError, match='must be the same'): Cohort(items(), ['mass'], parts=parts())
+    with pytest.raises(ValueError, match="parts has no column 'of'"): Cohort(items(), LABELS, parts=Cohort(items(), LABELS))
+
+
+# What is in the columns
+
+def test_kinds_of_columns():
+    t = pd.DataFrame(dict(name=[f'n{i}' for i in range(40)], code=[i % 4 for i in range(40)], yes=[i % 2 for i in range(40)], dose=np.arange(40)/7, site=['A', 'B']*20,
+                          same=1, said=[f'a sentence of more than forty letters, number {i % 30}' for i in range(40)], gone=np.nan))
+    assert column_kinds(t).kind.to_dict() == dict(name='different in each row', code='category', yes='0/1', dose='amount', site='category', same='constant', said='text', gone='constant')
+    assert column_kinds(t).missing['gone'] == 1 and column_kinds(t)['values']['code'] == 4
 
 def test_a_table_that_is_a_table_is_not_copied():
     t = items()

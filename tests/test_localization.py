@@ -138,14 +138,18 @@ def test_truth_without_a_mask_column(cohort):
     cohort.rois = cohort.rois.drop(columns='mask')
     assert truth_of(cohort, 'a', (6, 8))[0].sum() == 13
 
+def test_a_mask_of_another_size_is_brought_to_its_image(cohort):
+    mask, _ = truth_of(cohort, 'b', (12, 16))
+    assert mask.shape == (12, 16) and (mask == np.kron(truth_of(cohort, 'b', (6, 8))[0], np.ones((2, 2), bool))).all()
+
 def test_truth_refuses(cohort):
     with pytest.raises(ValueError, match="'c' has no region"): truth_of(cohort, 'c', (6, 8))
     with pytest.raises(ValueError, match=r'box \[5.0, 3.0, 8.0, 6.0\].*5 pixels wide and 6 high'): truth_of(cohort, 'a', (6, 5))
-    with pytest.raises(ValueError, match=r'm1.png has 6 x 8 .*has 7 x 9'): truth_of(cohort, 'b', (7, 9))
+    with pytest.raises(ValueError, match="mask of image 'b' .*: 8 x 6 pixels .*, its image 11 x 6"): truth_of(cohort, 'b', (6, 11))
     save(cohort.root/'m1.png', np.zeros((6, 8)))
-    with pytest.raises(ValueError, match='m1.png is empty'): truth_of(cohort, 'a', (6, 8))
+    with pytest.raises(ValueError, match="mask of image 'a' .*: empty"): truth_of(cohort, 'a', (6, 8))
     (cohort.root/'m1.png').unlink()
-    with pytest.raises(FileNotFoundError, match='m1.png'): truth_of(cohort, 'a', (6, 8))
+    with pytest.raises(FileNotFoundError, match="mask of image 'a' .*: missing file"): truth_of(cohort, 'a', (6, 8))
 
 
 # Maps of a cohort
