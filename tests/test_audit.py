@@ -1,0 +1,457 @@
+"mmpkd.audit: each finding where it is planted and nowhere else, AUROCs against scikit-learn, and nothing that names a patient"
+import json, os, shutil
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np, pandas as pd, pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import TargetEncoder
+
+from mmpkd.audit import COLUMNS, IMAGE, audit, auroc, column_auroc, column_table, is_identifier, look, look_at, look_mask, mentions, reason, target_rate
+from mmpkd.busbra import busbra_cohort
+from mmpkd.cbis import cbis_cohort
+from mmpkd.cohort import Cohort, repair_table
+from mmpkd.images import read_image
+
+matplotlib.use('Agg')
+
+LABELS = ['nodule', 'pleural_effusion']
+N = 120
+
+
+# A cohort that nothing can be said against
+
+@pytest.fixture(scope='module')
+def clean(tmp_path_factory):
+    "Tables and files; regions of interest in the test split only"
+    root, rng = tmp_path_factory.mktemp('clean'), np.random.default_rng(0)
+    ids = [f'im{i:03}' for i in range(N)]
+    items = pd.DataFrame(dict(image_id=ids, patient_id=[f'SECRET {i//2}' for i in range(N)], split=['train']*60 + ['valid']*20 + ['test']*40,
+                              image=[f'SECRET/{i}.png' for i in ids], nodule=np.arange(N)//2 % 2, pleural_effusion=np.arange(N)//4 % 2,
+                              report=[f'QUOKKA {i}' for i in range(N)], size=rng.normal(size=N), grade=rng.integers(0, 4, N), side=rng.choice(['left', 'right'], N)))
+    rois = pd.DataFrame(dict(image_id=ids[-10:], label='nodule', x0=2, y0=3, x1=8, y1=9)).assign(mask=[f'SECRET/mask-{i}.png' for i in ids[-10:]])
+    (root/'SECRET').mkdir()
+    for f in items.image: Image.fromarray(rng.integers(0, 256, (20, 24), np.uint8)).save(root/f)
+    mask = np.zeros((20, 24), np.uint8)
+    mask[3:9, 2:8] = 255
+    for f in rois['mask']: Image.fromarray(mask).save(root/f)
+    return SimpleNamespace(items=items, rois=rois, root=root, tabular=['size', 'grade', 'side'], repairs=None)
+
+
+@pytest.fixture
+def case(clean, tmp_path):
+    "A copy of it to damage"
+    root = shutil.copytree(clean.root, tmp_path/'copy')
+    return SimpleNamespace(items=clean.items.copy(), rois=clean.rois.copy(), root=root, tabular=[*clean.tabular], repairs=None)
+
+
+def cohort_of(c, **kwargs): return Cohort(c.items, LABELS, **dict(dict(rois=c.rois, text='report', tabular=c.tabular, root=c.root, repairs=c.repairs, name='test'), **kwargs))
+
+def names(a): return set(a.findings.name)
+
+def found(a, name):
+    rows = a.findings[a.findings.name == name]
+    assert len(rows) == 1, f'{name} in {names(a)}'
+    return rows.iloc[0]
+
+def column(c, name, values, replace=False):
+    c.items[name] = values
+    if not replace: c.tabular.append(name)
+
+def save(c, path, a): Image.fromarray(np.asarray(a, np.uint8)).save(c.root/'SECRET'/path)
+
+
+def test_a_clean_cohort(clean):
+    a = audit(cohort_of(clean))
+    assert a.ok and names(a) == {'image sizes'} and not len(a.unreadable) and not len(a.repairs)
+    assert found(a, 'image sizes').text == 'Images are 24 to 24 pixels wide and 20 to 20 high.' and found(a, 'image sizes')['count'] == N
+    assert set(a.columns.column) == {'size', 'grade', 'side', 'report'} and list(a.columns) == COLUMNS
+
+
+# Every finding, planted
+
+def truncate(c): f = c.root/'SECRET/im003.png'; f.write_bytes(f.read_bytes()[:150])
+def delete(c): (c.root/'SECRET/im005.png').unlink()
+def no_image(c): (c.root/'SECRET/im003.png').write_bytes(b'SECRET')
+def spoil_mask(c): (c.root/'SECRET/mask-im119.png').write_bytes(b'')
+def lost_mask(c): (c.root/'SECRET/mask-im117.png').unlink()
+def square_mask(c): save(c, 'mask-im119.png', np.eye(40)*255)
+def big_mask(c): save(c, 'mask-im119.png', np.kron(np.asarray(Image.open(c.root/'SECRET/mask-im119.png')), np.ones((3, 3))))
+def apart(c): big_mask(c); save(c, 'mask-im119.png', np.asarray(Image.open(c.root/'SECRET/mask-im119.png'))[:, ::-1])
+def empty_mask(c): save(c, 'mask-im118.png', np.zeros((20, 24)))
+def full_mask(c): save(c, 'mask-im118.png', np.full((20, 24), 255))
+def black(c): save(c, 'im007.png', np.zeros((20, 24)))
+def two_grey(c): [save(c, f, np.full((20, 24), 9)) for f in ('im007.png', 'im111.png')]
+def across(c): shutil.copy(c.root/'SECRET/im000.png', c.root/'SECRET/im080.png')
+def other_format(c): Image.open(c.root/'SECRET/im000.png').save(c.root/'SECRET/im080.png', format='tiff')
+def within(c): shutil.copy(c.root/'SECRET/im000.png', c.root/'SECRET/im001.png')
+def contradict(c): shutil.copy(c.root/'SECRET/im000.png', c.root/'SECRET/im002.png')
+def wide_box(c): c.rois.loc[9, 'x1'] = 25
+def high_box(c): c.rois['y1'] = c.rois.y1.where(c.rois.index < 8, 20.5)
+def capitals(c): c.items.loc[0, 'patient_id'] = ' secret   40'
+def roi_in_training(c): c.rois = pd.concat([c.rois, c.rois.assign(image_id=['im000', 'im001', 'im002', *c.rois.image_id[3:]]).head(3)]).drop(columns='mask')
+def no_roi(c): c.rois = None
+def roi_elsewhere(c): c.rois = c.rois.assign(image_id=[f'im{i:03}' for i in range(60, 70)])
+def no_valid(c): c.items.loc[c.items.split == 'valid', 'split'] = 'train'
+def one_train(c): c.items.loc[c.items.split == 'train', 'nodule'] = 0
+def one_valid(c): c.items.loc[c.items.split == 'valid', 'nodule'] = 1
+def one_test(c): c.items['nodule'] = c.items.nodule.where(c.items.split != 'test', np.where(c.items.index % 2, 0, np.nan))
+def few_positive(c): c.items['nodule'] = c.items.nodule.where(c.items.split != 'test', (c.items.index > N - 10).astype(int))
+def blank_labels(c): c.items['nodule'] = c.items.nodule.astype(float).where(c.items.index >= 6)
+def constant(c): column(c, 'ward', 'QUOKKA')
+def never_given(c): column(c, 'ward', np.nan)
+def constant_report(c): column(c, 'report', 'QUOKKA', replace=True)
+def leak(c): column(c, 'biopsy', c.items.nodule.map({0: 'QUOKKA', 1: 'KIWI'}))
+def leak_downwards(c): column(c, 'score', -c.items.nodule + np.linspace(0, .5, N))
+def leak_in_the_middle(c): column(c, 'code', np.where(c.items.nodule == 1, 1, np.tile([0, 2], N//2)))
+def leak_by_absence(c): column(c, 'stage', np.where(c.items.pleural_effusion == 1, np.random.default_rng(1).normal(size=N), np.nan))
+def leak_by_spaces(c): column(c, 'stage', np.where(c.items.pleural_effusion == 1, np.random.default_rng(1).choice(['a', 'b'], N), '  '))
+def number(c): column(c, 'number', np.random.default_rng(2).permutation(N) + 1000)
+def medical_number(c): column(c, 'record', [f'QUOKKA-{i}' for i in np.repeat(np.random.default_rng(2).permutation(N//2), 2)])
+def empty_report(c): c.items.loc[[3, 4], 'report'] = ['  ', np.nan]
+def named_label(c): c.items.loc[7, 'report'] = 'QUOKKA with pleural\nEFFUSIONS.'
+def named_everywhere(c): c.items['report'] = c.items.report + np.where(c.items.nodule == 1, ' nodule', '')
+def shared_report(c): c.items.loc[[0, 1], 'report'] = 'QUOKKA'
+def contradicting_report(c): c.items.loc[[0, 1], 'report'] = 'QUOKKA'; c.items.loc[0, 'nodule'] = 1
+def repaired(c): c.repairs = repair_table([('box clipped to the image', 'im000', 'x1 25 -> 24'), ('box clipped to the image', 'im001', ''), ('report missing', 'im002', '')])
+
+PLANTED = [ # what is done, its finding, how severe, images, count, what else is found on account of it
+    (truncate, 'unreadable image', 'error', ['im003'], 1, {}),
+    (delete, 'unreadable image', 'error', ['im005'], 1, {}),
+    (no_image, 'unreadable image', 'error', ['im003'], 1, {}),
+    (spoil_mask, 'unreadable mask', 'error', ['im119'], 1, {}),
+    (lost_mask, 'unreadable mask', 'error', ['im117'], 1, {}),
+    (square_mask, 'unreadable mask', 'error', ['im119'], 1, {}),
+    (apart, 'unreadable mask', 'error', ['im119'], 1, {}),
+    (big_mask, 'mask of another size', 'warning', ['im119'], 1, {}),
+    (empty_mask, 'unreadable mask', 'error', ['im118'], 1, {}),
+    (full_mask, 'full mask', 'warning', ['im118'], 1, {}),
+    (black, 'image of one grey value', 'warning', ['im007'], 1, {}),
+    (two_grey, 'image of one grey value', 'warning', ['im007', 'im111'], 2, {}),
+    (across, 'same picture in two splits', 'error', ['im000', 'im080'], 2, {}),
+    (other_format, 'same picture in two splits', 'error', ['im000', 'im080'], 2, {}),
+    (within, 'same picture in a split', 'warning', ['im000', 'im001'], 2, {}),
+    (contradict, 'same picture, other labels', 'error', ['im000', 'im002'], 2, {'same picture in a split'}),
+    (wide_box, 'box outside its image', 'error', ['im119'], 1, {}),
+    (high_box, 'box outside its image', 'error', ['im118', 'im119'], 2, {}),
+    (capitals, 'patient in two splits', 'error', ['im000', 'im080', 'im081'], 1, {}),
+    (roi_in_training, 'regions in training', 'warning', ['im000', 'im001', 'im002'], 2, {}),
+    (no_roi, 'no region in test', 'error', [], 0, {}),
+    (roi_elsewhere, 'no region in test', 'error', [], 0, {}),
+    (no_valid, 'empty split', 'error', [], 1, {}),
+    (one_train, 'one value in train', 'error', [], 1, {}),
+    (one_valid, 'one value in valid', 'warning', [], 1, {}),
+    (one_test, 'one value in test', 'error', [], 1, {'blank labels'}),
+    (few_positive, 'few positives in test', 'warning', [], 1, {}),
+    (blank_labels, 'blank labels', 'note', [f'im00{i}' for i in range(6)], 6, {}),
+    (constant, 'constant column', 'warning', [], 1, {}),
+    (never_given, 'constant column', 'warning', [], 1, {}),
+    (constant_report, 'constant column', 'warning', [], 1, {'report shared by images'}),
+    (leak, 'column repeats the label', 'warning', [], 1, {}),
+    (leak_downwards, 'column repeats the label', 'warning', [], 1, {}),
+    (leak_in_the_middle, 'column repeats the label', 'warning', [], 1, {}),
+    (leak_by_absence, 'column repeats the label', 'warning', [], 1, {}),
+    (leak_by_spaces, 'column repeats the label', 'warning', [], 1, {}),
+    (number, 'column like an identifier', 'warning', [], 1, {}),
+    (medical_number, 'column like an identifier', 'warning', [], 1, {}),
+    (empty_report, 'report missing', 'warning', ['im003', 'im004'], 2, {}),
+    (named_label, 'report names the label', 'warning', ['im007'], 1, {}),
+    (named_everywhere, 'column repeats the label', 'warning', [], 1, {'report names the label'}),
+    (shared_report, 'report shared by images', 'note', ['im000', 'im001'], 2, {}),
+    (contradicting_report, 'same report, other labels', 'warning', ['im000', 'im001'], 2, {'report shared by images'}),
+    (repaired, 'repairs', 'note', [], 3, {}),
+]
+
+@pytest.mark.parametrize('damage, name, severity, ids, count, also', PLANTED, ids=[p[0].__name__ for p in PLANTED])
+def test_what_is_planted_is_found(case, damage, name, severity, ids, count, also):
+    "It and nothing else, with its images; in the text and in the JSON; and nothing in it names a patient or quotes a value"
+    damage(case)
+    a = audit(cohort_of(case))
+    assert names(a) == {'image sizes', name, *also}
+    f = found(a, name)
+    assert (f.severity, f.image_ids, f['count']) == (severity, ids, count)
+    assert a.ok == (severity != 'error') == str(a).splitlines()[-1].startswith('ok:')
+    assert f'{severity.upper()}: {name} ({count})' in str(a)
+    assert name in [x['name'] for x in a.to_dict()['findings']]
+    assert f.text.endswith('.') and len(f.text) < 400
+    for text in (str(a), a._repr_html_(), json.dumps(a.to_dict())): assert not [w for w in ('SECRET', 'QUOKKA', 'KIWI', str(case.root)) if w.lower() in text.lower()]
+
+def test_a_path_outside_the_root(case):
+    "The constructor refuses it; a table that was changed afterwards is not followed either"
+    outside = case.root.parent/'SECRET.png'
+    shutil.copy(case.root/'SECRET/im000.png', outside)
+    for path in ('../SECRET.png', str(outside), 'SECRET/../../SECRET.png', r'C:\SECRET.png'):
+        for pixels in (True, False):
+            c = cohort_of(case)
+            c.items.loc[2, 'image'] = path
+            a = audit(c, pixels=pixels)
+            assert not a.ok and found(a, 'path outside the root').image_ids == ['im002'] and not len(a.unreadable)
+            assert 'SECRET' not in str(a) + json.dumps(a.to_dict())
+    c = cohort_of(case)
+    c.rois.loc[3, 'mask'] = '../SECRET.png'
+    assert found(audit(c), 'path outside the root').image_ids == [c.rois.image_id[3]]
+
+def test_all_at_once(case):
+    "Forty files spoiled, many columns: a line for each of the first files, within a hundred columns"
+    for i in range(40): (case.root/f'SECRET/im{i:03}.png').write_bytes(b'SECRET')
+    for f in (leak, constant, number, named_label, wide_box, repaired, few_positive): f(case)
+    for k in range(60): column(case, f'a column with a rather long name, number {k}', case.items['size'])
+    case.items = case.items.rename(columns={'pleural_effusion': 'a class whose name is much longer than anybody would have thought, for some reason'})
+    case.repairs = repair_table([('x'*150, f'im{i:03}', '') for i in range(5)])
+    a = audit(Cohort(case.items, ['nodule', case.items.columns[5]], case.rois, 'report', case.tabular, case.root, repairs=case.repairs))
+    text = str(a)
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count('not an image of a known format') == 20 and '… and 20 more' in text and '… and 27 more columns' in text
+    assert 'SECRET' not in text and a.unreadable.image_id.tolist() == [f'im{i:03}' for i in range(40)]
+    assert len(a.to_dict()['unreadable']) == 40 and len(found(a, 'unreadable image').image_ids) == 40
+
+
+# Files
+
+def test_reasons_without_paths(tmp_path):
+    p = tmp_path/'P1'/'S 2'/'P1.dcm'
+    for text in (f'cannot open {p}', f"no such thing: '{p}'", 'cannot read P1.dcm', f'cannot read S 2/P1.dcm ({p.parent})', f'bad: "{p}": /other/P1/x, C:\\P1\\x'):
+        assert 'P1' not in reason(ValueError(text), p) and str(tmp_path) not in reason(ValueError(text), p) and reason(ValueError(text), p)
+    assert reason(ValueError('JPEG 2000 / RLE 1/2: see https://pydicom.github.io/x'), p) == 'JPEG 2000 / RLE 1/2: see https://pydicom.github.io/x'
+    assert reason(PermissionError(13, 'Permission denied', str(p)), p) == 'Permission denied'
+    assert reason(ValueError(str(p)), p) == 'ValueError'
+    assert len(reason(ValueError('a\nb '*500), p)) <= 200 and '\n' not in reason(ValueError('a\nb'), p)
+    try: raise ValueError(f'cannot read the image {p}') from KeyError('Rows')
+    except ValueError as e: assert reason(e, p) == "'Rows'"
+
+def test_threads_change_nothing(case):
+    truncate(case), across(case), empty_mask(case)
+    one, many = (audit(cohort_of(case), n_jobs=n).to_dict() for n in (1, 4))
+    assert one == many
+
+def test_masks_as_the_score_reads_them(tmp_path):
+    "Bright is inside whatever the largest value; too narrow to survive resizing, or another shape, is of no use"
+    m = np.zeros((20, 24), np.uint8)
+    m[3:9, 2:8] = 3
+    Image.fromarray(m).save(tmp_path/'m.png')
+    assert look_mask(tmp_path/'m.png') == ((20, 24, False), None) == look_mask(tmp_path/'m.png', (20, 24), [9, 9, 20, 20])
+    assert look_mask(tmp_path/'m.png', (40, 48), [4, 6, 16, 18]) == ((20, 24, False), None)
+    assert look_mask(tmp_path/'m.png', (40, 48), [14, 6, 26, 18]) == (None, 'after resizing, its outline is 10 pixels away from its box')
+    assert '24 x 20' in look_mask(tmp_path/'m.png', (24, 20))[1] and 'missing' in look_mask(tmp_path/'n.png')[1]
+
+def test_real_dicom(shared_data):
+    "Every file is either looked at, or named with its reason"
+    files = sorted((shared_data/'dicom').glob('*.dcm'))
+    items = pd.DataFrame(dict(image_id=[f'd{i}' for i in range(len(files))], patient_id=[f'p{i}' for i in range(len(files))], split='train', image=[f.name for f in files], y=0))
+    a = audit(Cohort(items, ['y'], root=shared_data/'dicom'))
+    def fails(f):
+        try: read_image(f)
+        except (ValueError, OSError): return True
+    assert a.unreadable.image_id.tolist() == [i for i, f in zip(items.image_id, files) if fails(f)] and not a.ok
+    assert a.unreadable.reason.str.len().min() > 5 and not [f for f in files for r in a.unreadable.reason if f.name in r or str(f.parent) in r]
+
+def test_busbra(shared_data):
+    "The real release has nothing to hide: no copies, each box on its image, each mask of its image's size"
+    a = audit(busbra_cohort(shared_data/'BUSBRA'))
+    assert a.ok and names(a) == {'regions in training', 'image sizes'} and found(a, 'regions in training')['count'] == 638
+    assert a.columns.column.tolist() == ['BIRADS', 'Side', 'Device'] and .85 < a.columns.auroc[0] < .95
+
+@pytest.mark.parametrize('task, leaks', [('mass', []), ('calc', ['assessment'])])
+def test_cbis(shared_data, task, leaks):
+    "The real tables: a teacher alone, taught by abnormalities; the reader's judgement of a calcification is nearly its label, and a missing distribution is near it"
+    cohort = cbis_cohort(shared_data/'cbis_csv', task)
+    a = audit(cohort, pixels=False)
+    assert a.ok and {'no images', 'repairs', 'parts of different classes'} <= names(a) and a.parts.parts.sum() == len(cohort.parts)
+    assert a.columns.column[a.columns.auroc >= .95].tolist() == leaks and a.columns.column[0] == 'assessment'
+    assert a.repair_counts.sum() == len(cohort.repairs) == found(a, 'repairs')['count']
+    assert json.loads(json.dumps(a.to_dict(), allow_nan=False)) == a.to_dict()
+
+def test_without_pixels(case, monkeypatch):
+    def refuse(*_, **__): raise AssertionError('a file was opened')
+    for f in ('read_image', 'read_mask'): monkeypatch.setattr(f'mmpkd.audit.{f}', refuse)
+    truncate(case), wide_box(case), across(case), delete(case)
+    a = audit(cohort_of(case), pixels=False)
+    assert names(a) == {'pixels not looked at', 'unreadable image'} and a.unreadable.image_id.tolist() == ['im005']
+    lost_mask(case)
+    a = audit(cohort_of(case), pixels=False)
+    assert found(a, 'unreadable mask').image_ids == ['im117'] and a.unreadable.file.tolist() == ['image', 'mask'] and not a.ok
+    case.items.loc[2, 'image'] = 'SECRET//./im080.png'
+    assert found(audit(cohort_of(case), pixels=False), 'same picture in two splits').image_ids == ['im002', 'im080']
+
+def test_tables_of_a_teacher_alone(case):
+    "No image is there: fine without pixels, even without a region; an error with them"
+    c = cohort_of(case, root=case.root/'nowhere', rois=None)
+    assert audit(c, pixels=False).ok and names(audit(c, pixels=False)) == {'no images'}
+    a = audit(c)
+    assert not a.ok and len(a.unreadable) == N and set(a.unreadable.reason) == {'missing file'}
+
+def test_a_folder_that_may_not_be_read(case):
+    if os.geteuid() == 0: pytest.skip('root may read everything')
+    (case.root/'SECRET').chmod(0)
+    try: a = audit(cohort_of(case))
+    finally: (case.root/'SECRET').chmod(0o700)
+    assert len(a.unreadable) == N + 10
+
+
+# Columns
+
+def rows(seed, n=200, levels=5, patients=80):
+    rng = np.random.default_rng(seed)
+    y = pd.Series(rng.integers(0, 2, n).astype(float)).mask(rng.random(n) < .1)
+    number = pd.Series(rng.normal(size=n) + y.fillna(0)).mask(rng.random(n) < .2)
+    category = pd.Series(rng.integers(0, levels, n)).map('level {}'.format).mask(rng.random(n) < .2)
+    return y, number, category, pd.Series(rng.integers(0, patients, n)).astype(str)
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6))
+def test_a_number_as_scikit_learn_ranks_it(seed):
+    y, x, _, patients = rows(seed)
+    known = y.notna() & x.notna()
+    a = roc_auc_score(y[known], x[known])
+    assert auroc(y, x) == pytest.approx(a)
+    assert column_auroc(x, y, patients) == pytest.approx(max(a, 1 - a)) == pytest.approx(column_auroc(-x, y, patients))
+
+@settings(max_examples=15)
+@given(st.integers(0, 10**6), st.integers(2, 40))
+def test_a_category_as_scikit_learn_encodes_it(seed, levels):
+    "scikit-learn's TargetEncoder, once per fold of patients, less the share of positives it was fitted on"
+    y, _, x, patients = rows(seed, levels=levels)
+    known = (y.notna() & x.notna()).to_numpy()
+    X, t, g = x[known].to_numpy(object)[:, None], y[known].to_numpy(), patients[known].to_numpy()
+    expected = np.empty(len(t))
+    for seen, unseen in GroupKFold(5, shuffle=True, random_state=3).split(X, groups=g):
+        assert not set(g[seen]) & set(g[unseen])
+        encoder = TargetEncoder(smooth=1., target_type='binary').fit(X[seen], t[seen])
+        expected[unseen] = encoder.transform(X[unseen])[:, 0] - t[seen].mean()
+    s = target_rate(x, y, patients, seed=3)
+    np.testing.assert_allclose(s[known], expected, atol=1e-12)
+    assert s[~known].isna().all()
+    assert column_auroc(x, y, patients, seed=3) == pytest.approx(roc_auc_score(t, expected.round(12)))   # equal shares are ties
+
+def test_many_levels_do_not_fake_it():
+    "A level for each patient, one for each row, or five hundred at random, of labels that belong to the patient"
+    rng = np.random.default_rng(0)
+    patients = pd.Series(np.repeat(np.arange(500), 2)).astype(str)
+    y = pd.Series(np.repeat(rng.integers(0, 2, 500), 2))
+    assert column_auroc('p' + patients, y, patients) == column_auroc(pd.Series(np.arange(1000)).astype(str), y, patients) == .5
+    assert abs(column_auroc(pd.Series(rng.integers(0, 500, 1000)).astype(str), y, patients) - .5) < .08
+    assert roc_auc_score(y, y.groupby(patients).transform('mean')) == 1
+
+def test_one_value_says_nothing():
+    "Even if the share of positives differs between the folds"
+    y, _, _, patients = rows(1)
+    assert column_auroc(pd.Series('same', y.index), y, patients) == column_auroc(pd.Series(3, y.index), y, patients) == .5
+
+def test_missing_values():
+    y, x, _, patients = rows(2)
+    items = pd.DataFrame(dict(image_id=[f'i{k}' for k in y.index], patient_id=patients, split='train', image='x', y=y, x=x, full=y.index % 7))
+    t = column_table(Cohort(items, ['y'], tabular=['x', 'full'])).set_index('column')
+    known = y.notna()
+    a = roc_auc_score(y[known], x[known].isna())
+    assert t.auroc_missing['x'] == pytest.approx(max(a, 1 - a)) and t.missing['x'] == x.isna().mean() and np.isnan(t.auroc_missing['full'])
+
+def test_too_few_to_tell():
+    y, score = pd.Series([1.]*4 + [0.]*50), pd.Series(np.arange(54.))
+    assert np.isnan(auroc(y, score)) and np.isnan(auroc(1 - y, score)) and np.isnan(auroc(y*0, score)) and np.isnan(auroc(y*np.nan, score))
+    assert auroc(y.mask(y.index == 53, 1), score) == pytest.approx(roc_auc_score([1]*4 + [0]*49 + [1], score))
+    assert target_rate(score, y, pd.Series('one patient', y.index)).isna().all()
+
+@pytest.mark.parametrize('x', [pd.Series([1, None]*50, dtype='Int64'), pd.Series([True, False, None, True]*25, dtype='boolean'), pd.Series([True, False]*50),
+                               pd.Series(['a', None]*50, dtype='category'), pd.Series([np.inf, -np.inf, np.nan, 1]*25), pd.Series(pd.date_range('2020', periods=100)),
+                               pd.Series([1, 'a']*50, dtype=object), pd.Series([pd.NA, 1.5]*50, dtype=object)], ids=lambda x: str(x.dtype))
+def test_columns_of_any_kind(x):
+    items = pd.DataFrame(dict(image_id=[f'i{k}' for k in range(100)], patient_id=[f'p{k//2}' for k in range(100)], split='train', image='x', y=np.arange(100)//2 % 2, x=x))
+    t = column_table(Cohort(items, ['y'], tabular=['x']))
+    assert t.missing[0] == x.isna().mean() and .3 < t.auroc[0] <= 1
+
+def test_which_class_is_told_best():
+    items = pd.DataFrame(dict(image_id=[f'i{k}' for k in range(90)], patient_id=[f'p{k}' for k in range(90)], split='train', image='x', shape=['round', 'oval', 'spiculated']*30))
+    items = items.assign(benign=(items['shape'] != 'spiculated').astype(int), malignant=(items['shape'] == 'spiculated').astype(int), grade=np.arange(90) % 2)
+    t = column_table(Cohort(items, ['benign', 'malignant'], tabular=['grade', 'shape'], task='multiclass'))
+    assert t.column.tolist() == ['shape', 'grade'] and t.auroc[0] == 1 and t['class'][0] in ('benign', 'malignant')
+
+def test_an_identifier():
+    patients = pd.Series(np.arange(100)//2).astype(str)
+    def ask(values): return is_identifier(pd.Series(values, patients.index), patients)
+    assert ask(np.arange(100)) and ask(np.arange(100.)) and ask([f'n{i}' for i in range(100)]) and ask(np.arange(100)//2) and ask([f'n{i//2}' for i in range(100)])
+    assert ask(pd.Series(np.arange(100.)).mask(patients.index < 50))
+    assert not ask(np.arange(100) + .5) and not ask(np.arange(100)//3) and not ask('same') and not ask(np.nan) and not ask([True, False]*50)
+    assert not is_identifier(pd.Series(np.arange(10)), patients[:10])
+
+def test_a_label_in_a_report():
+    x = pd.Series(['No pneumothorax.', 'PNEUMOTHORACES', 'hydropneumothorax', 'pneumothoraxs', '', None, 3])
+    assert mentions(x, 'Pneumothorax').tolist() == [True, False, False, True, False, False, False]
+    assert mentions(pd.Series(['lung lesion', 'lung-lesions', 'lung\n lesion', 'lung or lesion', 'LUNG_LESION']), 'Lung Lesion').tolist() == [True, True, True, False, True]
+    assert mentions(pd.Series(['a (b)', 'ab']), 'a (b)').tolist() == [True, False] and not mentions(x, '___').any()
+
+
+# Parts
+
+def test_parts_are_what_the_teacher_reads(case):
+    "Columns of the parts; an image with parts of two classes; a table of counts of its own"
+    images = case.items.drop(columns=['report', *case.tabular])
+    parts = pd.concat([case.items.assign(of=case.items.image_id, image_id=case.items.image_id + f'-{k}', margin=case.items.nodule.map(['smooth', 'ragged'].__getitem__)) for k in (1, 2)])
+    parts.loc[(parts.image_id == 'im000-2'), 'nodule'] = 1 - parts.nodule[parts.image_id == 'im000-2']
+    c = Cohort(images, LABELS, case.rois, root=case.root, parts=Cohort(parts, LABELS, tabular=['margin'], root=case.root))
+    a = audit(c)
+    assert names(a) == {'image sizes', 'column repeats the label', 'parts of different classes'} and a.ok
+    assert found(a, 'parts of different classes').image_ids == ['im000'] and a.columns.column.tolist() == ['margin'] and a.columns.auroc[0] > .99
+    assert a.parts.parts.tolist() == [120, 40, 80] and a.to_dict()['parts']['train']['parts'] == 120 and 'Parts of images' in str(a) and 'Parts of images' in a._repr_html_()
+
+
+# How it shows itself
+
+def refuse(constant): raise ValueError(f'{constant} is no JSON')
+
+def test_json(case, tmp_path):
+    "Strict, equal to what was found, complete; an earlier file stays if writing fails"
+    for f in (truncate, delete, never_given, repaired, blank_labels): f(case)
+    a = audit(cohort_of(case))
+    path = a.save(tmp_path/'new'/'folder'/'audit.json')
+    stored = json.loads(path.read_text(encoding='utf-8'), parse_constant=refuse)
+    assert stored == a.to_dict() and [p.name for p in path.parent.iterdir()] == ['audit.json']
+    assert stored['unreadable'][1] == dict(image_id='im005', file='image', reason='missing file') and stored['ok'] is False
+    assert stored['counts']['train'] == dict(images=60, patients=30, nodule=28, pleural_effusion=28, **{'blank labels': 6, 'with ROI': 0})
+    assert stored['repair_counts'] == {'box clipped to the image': 2, 'report missing': 1} and stored['repairs'][0] == dict(repair='box clipped to the image', id='im000', note='x1 25 -> 24')
+    ward = next(c for c in stored['columns'] if c['column'] == 'ward')
+    assert (ward['auroc'], ward['class'], ward['missing'], ward['levels']) == (None, None, 1., 0)
+    a.name = object()
+    with pytest.raises(TypeError): a.save(path)
+    assert json.loads(path.read_text(encoding='utf-8')) == stored
+
+def test_the_same_audit_twice(clean):
+    assert audit(cohort_of(clean), seed=4).to_dict() == audit(cohort_of(clean), seed=4).to_dict()
+
+def test_the_threshold(clean):
+    assert 'column repeats the label' not in names(audit(cohort_of(clean))) and 'column repeats the label' in names(audit(cohort_of(clean), leak=.501))
+    for leak in (.5, 1.1, 95, np.nan):
+        with pytest.raises(ValueError, match='leak is an AUROC'): audit(cohort_of(clean), leak=leak)
+
+def test_nothing_privileged_and_no_regions(clean):
+    a = audit(Cohort(clean.items, LABELS, root=clean.root))
+    assert names(a) == {'image sizes', 'no region in test'} and not len(a.columns) and list(a.columns) == COLUMNS
+    assert str(a) and a._repr_html_() and a.to_dict()['columns'] == []
+
+def test_a_cohort_without_images():
+    a = audit(Cohort(pd.DataFrame(columns=['image_id', 'patient_id', 'split', 'image', 'y', 'x']), ['y'], tabular=['x']))
+    assert not a.ok and str(a) and json.dumps(a.to_dict(), allow_nan=False) and (a.findings.name == 'empty split').sum() == 3
+
+def test_html_is_escaped(clean):
+    c = cohort_of(clean, name='<b>x</b>')
+    assert '<b>' not in audit(c)._repr_html_() and '&lt;b&gt;' in audit(c)._repr_html_()
+
+def test_a_picture(clean):
+    a = audit(cohort_of(clean))
+    ax = a.show()
+    assert [t.get_text() for t in ax.get_yticklabels()] == a.columns.column.tolist()[::-1]
+    assert [round(b.get_width() + .5, 6) for b in ax.patches] == a.columns.auroc[::-1].round(6).tolist()
+    assert len(a.show(k=2).patches) == 2
+    matplotlib.pyplot.close('all')
+
+def test_look(tmp_path):
+    "What is kept is small and says what is needed: equal for equal pixels, different for a different shape"
+    a = np.arange(6, dtype=np.uint8)
+    for name, shape in (('a', (2, 3)), ('b', (2, 3)), ('c', (3, 2))): Image.fromarray(a.reshape(shape)).save(tmp_path/f'{name}.png')
+    (h, w, digest, lo, hi), why = look(tmp_path/'a.png')
+    assert (h, w, lo, hi, why) == (2, 3, 0, 5, None)
+    t = look_at(look, [(tmp_path/f'{f}.png',) for f in 'abcd'], pd.Index([*'wxyz']), IMAGE)
+    assert t.digest['w'] == digest == t.digest['x'] != t.digest['y'] and t.reason['z'] == 'missing file' and t.drop(columns='reason').loc['z'].sum() == 0
+    assert t.drop(columns='reason').memory_usage(index=False).sum() == 4*18
