@@ -1,15 +1,20 @@
-"Corner cases of mmpkd.teachers: what is left out, what was never seen, and what a file may hold"
-import zipfile
+"Corner cases of mmpkd.teachers: what is left out, what was never seen, and what a folder may hold"
+import json, os, pickle, shutil, subprocess, sys, tempfile, zipfile
+from copy import deepcopy
+from pathlib import Path
 
-import numpy as np, pandas as pd, pytest, skops.io
-from hypothesis import given, strategies as st
+import numpy as np, pandas as pd, pytest, skops.io, torch
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.torch import load_file, save_file
 from scipy.special import expit, softmax
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import FunctionTransformer
 
 from mmpkd.cohort import Cohort
-from mmpkd.teachers import (BagOfWordsTeacher, ForestTeacher, class_auroc, load_teacher, macro_auroc, make_teacher, questions, save_teacher,
-                            tabular_features)
+from mmpkd.phantom import FINDINGS, METADATA, phantom_cases, phantom_table
+from mmpkd.teachers import (PRESETS, TEACHERS, BagOfWordsTeacher, BoostedTeacher, ForestTeacher, StackedTeacher, TextTeacher, class_auroc, evidence, load_teacher,
+                            load_text_model, macro_auroc, make_teacher, masked_loss, out_of_fold, questions, save_teacher, small_bert, tabular_features, teacher_table)
 
 N = 60
 
@@ -26,7 +31,11 @@ def cohort(n=N, seed=0, task='multilabel', ids='im', **changes):
 
 def forest(**kwargs): return ForestTeacher(**dict(n_estimators=30, min_samples_leaf=2) | kwargs)
 
-TEACHERS = [forest, BagOfWordsTeacher]
+def boosted(**kwargs): return BoostedTeacher(**dict(max_iter=5) | kwargs)
+
+def stack(**kwargs): return StackedTeacher(**dict(teachers=[boosted(), BagOfWordsTeacher()], folds=2) | kwargs)
+
+MAKE = [forest, boosted, BagOfWordsTeacher, stack]
 
 def but(column, rows, value): # A column of `cohort` with other values
     x = cohort().items[column].astype(object)
@@ -36,7 +45,7 @@ def but(column, rows, value): # A column of `cohort` with other values
 
 # What is left out
 
-@pytest.mark.parametrize('make', TEACHERS)
+@pytest.mark.parametrize('make', MAKE)
 @pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
 def test_images_without_a_label_teach_nothing(make, task):
     "Training with a blank label is training without the image"
@@ -50,7 +59,7 @@ def test_images_without_a_label_teach_nothing(make, task):
     for name, ids in make().fit(b).fitted_on.items(): assert len(ids) == (57 if name in ('mass', 'class') else 60)
     assert make().fit(b).logits(b).notna().all(axis=None)                    # it answers for them all the same
 
-@pytest.mark.parametrize('make,columns', [(forest, ['grade', 'size', 'device']), (BagOfWordsTeacher, ['report'])])
+@pytest.mark.parametrize('make,columns', [(forest, ['grade', 'size', 'device']), (boosted, ['grade', 'size', 'device']), (BagOfWordsTeacher, ['report']), (stack, ['grade', 'size', 'device', 'report'])])
 def test_without_privileged_information_there_is_no_answer(make, columns):
     items = cohort().items.copy()
     for c in columns:
@@ -65,7 +74,7 @@ def test_without_privileged_information_there_is_no_answer(make, columns):
     assert teacher.logits(c.take(['im2', 'im9'])).isna().all(axis=None)
     if hasattr(teacher, 'oob_logits'): assert teacher.oob_logits(c).isna().all(axis=1).sum() == 2
 
-@pytest.mark.parametrize('make', TEACHERS)
+@pytest.mark.parametrize('make', MAKE)
 @pytest.mark.parametrize('value', [0., 1.])
 def test_all_answers_the_same(make, value):
     with pytest.raises(ValueError, match=rf"all 60 known answers for 'calc' are \[{value:.0f}\]; .* at least two"): make().fit(cohort(calc=value))
@@ -79,8 +88,15 @@ def test_one_class_only():
 
 def test_nothing_to_read():
     c = cohort()
-    for make, what in ((forest, 'tabular'), (BagOfWordsTeacher, 'text')):
-        with pytest.raises(ValueError, match=f"reads {what} columns, and cohort 'dumb' names none"): make().fit(Cohort(c.items, c.labels, name='dumb'))
+    for make, what in ((forest, 'tabular'), (boosted, 'tabular'), (BagOfWordsTeacher, 'text'), (stack, 'tabular'), (TextTeacher, 'text')):
+        for act in ('fit', 'check', 'inputs'):
+            with pytest.raises(ValueError, match=f"reads {what} columns, and cohort 'dumb' names none"): getattr(make(), act)(Cohort(c.items, c.labels, name='dumb'))
+
+@pytest.mark.parametrize('blank', ['', '  ', '\n', None])
+def test_an_empty_report_is_no_report(blank):
+    c = cohort(**but('report', [4, 7], blank))
+    t = BagOfWordsTeacher().fit(c)
+    assert t.logits(c).mass.isna().to_numpy().nonzero()[0].tolist() == [4, 7] and len(t.fitted_on['mass']) == N - 2
 
 
 # Several classes
@@ -97,10 +113,11 @@ def test_classes_keep_their_names(order):
     "Softmax of the logits is scikit-learn's predict_proba, class by class, up to the clipping"
     c = cohort(task='multiclass')
     c = Cohort(c.items, order, text='report', tabular=c.tabular, task='multiclass')
-    for make in TEACHERS:
+    for make in MAKE:
         t = make().fit(c)
         z, model = t.logits(c), t.models['class']
-        p = pd.DataFrame(model.predict_proba(t.inputs(c)), z.index, model.classes_)[order]
+        x = t.inputs(c) if make is not stack else t.side_by_side([part.logits(c) for part in t.parts])
+        p = pd.DataFrame(model.predict_proba(t.about(x, 'class')), z.index, model.classes_)[order]
         assert z.columns.tolist() == order
         np.testing.assert_allclose(softmax(z.to_numpy(), axis=1), p, atol=3*t.eps)
         assert macro_auroc(c.y(), z) > .6
@@ -216,12 +233,12 @@ def test_the_same_seed_is_the_same_forest():
 
 def test_fitting_twice_is_fitting_once():
     c, d = cohort(), cohort(seed=9)
-    for make in TEACHERS: np.testing.assert_allclose(make().fit(d).fit(c).logits(c), make().fit(c).logits(c), rtol=1e-9)
+    for make in MAKE: np.testing.assert_allclose(make().fit(d).fit(c).logits(c), make().fit(c).logits(c), rtol=1e-9)
 
 def test_make_teacher():
     assert vars(make_teacher('forest', seed=7, n_estimators=3)) == dict(n_estimators=3, min_samples_leaf=5, seed=7)
     assert isinstance(make_teacher('bow', C=2.), BagOfWordsTeacher)
-    with pytest.raises(ValueError, match="one of forest, bow, not 'bert'"): make_teacher('bert')
+    with pytest.raises(ValueError, match="one of forest, boosting, bow, bert, stacked, not 'oracle'"): make_teacher('oracle')
     with pytest.raises(TypeError, match='trees'): make_teacher('forest', trees=3)
 
 
@@ -251,33 +268,432 @@ def test_macro_is_the_mean_of_the_classes():
     assert macro_auroc(y, p) == (.5 + 1)/2 and np.isnan(macro_auroc(y*0, p))
 
 
-# Files
+# Presets and tables
+
+def test_presets():
+    assert vars(make_teacher('forest', 3, 'paper')) == dict(n_estimators=100, min_samples_leaf=1, seed=3)
+    assert make_teacher('forest', preset='paper', n_estimators=7).n_estimators == 7
+    assert make_teacher('bert', preset='paper').model == PRESETS['paper']['bert']['model'] == TextTeacher().model
+    with pytest.raises(ValueError, match="for the teachers forest, bert, not 'boosting'"): make_teacher('boosting', preset='paper')
+    with pytest.raises(ValueError, match="preset must be one of paper, not 'book'"): make_teacher('forest', preset='book')
+
+def with_parts(n=N, seed=0):
+    "Images that show one, two or three abnormalities, and are as bad as the worst"
+    parts = cohort(n, seed, task='multiclass')
+    parts.items['of'] = [f'whole{i//3 if i % 2 else i//2}' for i in range(n)]
+    parts.items['patient_id'] = parts.items.of
+    items = parts.items.assign(image_id=parts.items.of).groupby('of', sort=False).agg(dict.fromkeys(['image_id', 'patient_id', 'split', 'image'], 'first') | dict.fromkeys(parts.labels, 'max')).reset_index(drop=True)
+    for k, c in enumerate(parts.labels): items[c] = items[c]*(1 - items[parts.labels[k+1:]].max(axis=1).fillna(0))
+    return Cohort(items, parts.labels, task='multiclass', parts=parts)
+
+def test_evidence():
+    c = with_parts()
+    assert evidence(c) is c.parts and evidence(c.parts) is c.parts
+    few = c.take(c.items.image_id[:4])
+    assert set(evidence(few).items.of) == set(few.items.image_id)
+
+def test_teacher_table():
+    c = cohort(90)
+    c.items['split'] = ['train']*60 + ['valid']*10 + ['test']*20
+    t = teacher_table(c, 'forest', seeds=3, folds=3, n_estimators=30)
+    assert t.index.tolist() == [0, 1, 2, 'mean', 'sd'] and t.columns.tolist() == ['in-sample', 'out-of-bag', 'out-of-fold', 'valid', 'test']
+    np.testing.assert_allclose(t.loc['mean'], t.loc[[0, 1, 2]].mean()); np.testing.assert_allclose(t.loc['sd'], t.loc[[0, 1, 2]].std())
+    train, test = c.split('train'), c.split('test')
+    one = ForestTeacher(30, seed=1).fit(train)
+    np.testing.assert_allclose(t.loc[1, ['in-sample', 'out-of-bag', 'out-of-fold', 'test']].astype(float),
+        [macro_auroc(train.y(), one.logits(train)), macro_auroc(train.y(), one.oob_logits(train)), macro_auroc(train.y(), out_of_fold(one, train, 3, 1)), macro_auroc(test.y(), one.logits(test))])
+
+def test_teacher_table_of_what_there_is():
+    c = cohort()
+    t = teacher_table(c, 'bow', seeds=1)
+    assert t.columns.tolist() == ['in-sample'] and np.isnan(t.loc['sd', 'in-sample'])
+    with pytest.raises(ValueError, match='seeds must be above 0, not 0'): teacher_table(c, seeds=0)
+    with pytest.raises(ValueError, match='teacher must be one of'): teacher_table(c, 'oracle')
+
+def test_a_table_of_parts_is_about_the_parts():
+    c = with_parts(90)
+    t = teacher_table(c, 'forest', seeds=1, n_estimators=30)
+    assert t.loc[0, 'out-of-bag'] == teacher_table(c.parts, 'forest', seeds=1, n_estimators=30).loc[0, 'out-of-bag']
+
+@pytest.mark.parametrize('task,auroc,better', [('mass', .86, .88), ('calc', .90, .91)])
+def test_the_papers_forest_on_cbis(shared_data, task, auroc, better):
+    "All official training abnormalities, five seeds; and what larger leaves and boosting give"
+    from mmpkd.cbis import cbis_cohort
+    c = cbis_cohort(shared_data/'cbis_csv', task=task, valid=0, progress=False)
+    paper = teacher_table(c, 'forest', preset='paper')
+    assert len(paper) == 7 and paper.loc['mean', 'test'] == pytest.approx(auroc, abs=.01)
+    assert paper.loc['mean', 'in-sample'] > paper.loc['mean', 'out-of-bag'] + .05
+    for name in ('forest', 'boosting'): assert teacher_table(c, name, seeds=1).loc['mean', 'test'] > max(better - .01, paper.loc['mean', 'test'])
+
+
+# The language model
+
+REPORTS = ['a large shadow', 'all clear']
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+    "A very small BERT with the words of `cohort`"
+    return small_bert(cohort().items.report, tmp_path_factory.mktemp('bert')/'model', hidden=32, layers=1, max_length=64)
+
+def bert(model, **kwargs): return TextTeacher(model, **dict(epochs=2, lr=5e-3, max_length=32, holdout=0) | kwargs)
+
+labels_and_logits = st.integers(1, 5).flatmap(lambda n: st.tuples(arrays(np.float32, (n, 3), elements=st.floats(-8, 8, width=32)), arrays(np.float32, (n, 3), elements=st.sampled_from([0., 1., np.nan]))))
+
+@given(labels_and_logits)
+def test_masked_loss_of_findings_is_sklearns(case):
+    z, y = case
+    known = ~np.isnan(y)
+    if not known.any(): return
+    p = expit(z[known].astype(float))
+    assert masked_loss(torch.tensor(z), torch.tensor(y)).item() == pytest.approx(log_loss(y[known], p, labels=[0, 1]), rel=1e-3, abs=1e-4)
+
+@given(arrays(np.float32, (4, 3), elements=st.floats(-8, 8, width=32)), st.lists(st.sampled_from([0, 1, 2, None]), min_size=4, max_size=4).filter(any))
+def test_masked_loss_of_classes(z, classes):
+    y = np.array([np.full(3, np.nan) if k is None else np.eye(3)[k] for k in classes], np.float32)
+    expected = np.mean([-np.log(softmax(z[i].astype(float))[k]) for i, k in enumerate(classes) if k is not None])
+    assert masked_loss(torch.tensor(z), torch.tensor(y), 'multiclass').item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+def test_a_blank_label_gives_no_gradient():
+    z = torch.zeros(2, 2, requires_grad=True)
+    masked_loss(z, torch.tensor([[1., torch.nan], [0., 1.]])).backward()
+    assert z.grad[0, 1] == 0 and (z.grad.flatten()[[0, 2, 3]] != 0).all()
 
 @pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
-@pytest.mark.parametrize('make', TEACHERS)
+def test_it_reads(small, task):
+    "Two reports that tell the classes apart are learned; classes without training images become improbable"
+    y = np.arange(N) % 2
+    labels = dict(mass=y, calc=1 - y) if task == 'multilabel' else dict(none=1 - y, benign=y, cancer=0)
+    c = cohort(task=task, report=np.array(REPORTS)[1 - y], **labels)
+    t = bert(small, epochs=8).fit(c)
+    z = t.logits(c)
+    assert macro_auroc(c.y(), z) == 1 and z.index.tolist() == c.items.image_id.tolist() and z.columns.tolist() == c.labels
+    p = expit(z) if task == 'multilabel' else np.exp(z)
+    assert abs(p - c.y()).max(axis=None) < .3
+    if task == 'multiclass': np.testing.assert_allclose(p.sum(axis=1), 1)
+    assert len(z.drop_duplicates()) == 2
+
+def test_blank_labels_teach_nothing(small):
+    "What is written where the other label is blank does not matter; a report without any label is not read"
+    c = cohort()
+    items = c.items.astype(dict(mass=float, calc=float))
+    items.loc[[3, 8], ['mass', 'calc']] = np.nan
+    items.loc[[20, 21], 'calc'] = np.nan
+    b = Cohort(items, c.labels, text='report')
+    t = bert(small)
+    assert not {'im3', 'im8'} & set(t.reports(b).items.image_id) and not t.reports(b).y().isna().all(axis=1).any()
+    assert t.fit(b).logits(b).notna().all(axis=None)
+    other = Cohort(items.assign(report=items.report.where(~items.index.isin([3, 8]), 'a shadow all large')), c.labels, text='report')
+    pd.testing.assert_frame_equal(bert(small).fit(other).logits(c), t.logits(c))
+
+def test_a_report_is_read_once_per_patient(small):
+    c = Cohort(pd.DataFrame(dict(image_id=list('abcdef'), patient_id=[1, 1, 1, 2, 2, 3], split='train', image='x', mass=[1, 1, 0, 1, 1, np.nan], calc=[np.nan, np.nan, 0, 0, 0, np.nan],
+                                 report=['x', 'x', 'x', 'x', 'y', 'z'])), ['mass', 'calc'], text='report')
+    assert bert(small).reports(c).items.image_id.tolist() == ['a', 'c', 'd', 'e']     # b says what a says; c has other labels; f has none
+
+@pytest.mark.parametrize('blank', ['', ' \n', None])
+def test_it_is_silent_where_there_is_no_report(small, blank):
+    c = cohort(**but('report', [2, 9], blank))
+    t = bert(small).fit(c)
+    z = t.logits(c)
+    assert z.isna().all(axis=1).to_numpy().nonzero()[0].tolist() == [2, 9] and z.notna().all(axis=1).sum() == N - 2
+    assert t.logits(c.take(['im2', 'im9'])).isna().all(axis=None)
+    empty = cohort(report=blank)
+    with pytest.raises(ValueError, match="all 0 known answers for 'mass'"): bert(small).fit(empty)
+    with pytest.raises(ValueError, match="all 0 known answers for 'mass'"): bert(small, holdout=.2).fit(empty)
+
+def test_answers_do_not_depend_on_the_company(small):
+    c = cohort(report=[' '.join(['large']*(1 + i % 7)) for i in range(N)])
+    t = bert(small).fit(c)
+    z = t.logits(c)
+    back = c.take(c.items.image_id[::-1])
+    pd.testing.assert_frame_equal(t.logits(back).loc[z.index], z, atol=1e-5)
+    pd.testing.assert_frame_equal(t.logits(c.take(['im6'])), z.loc[['im6']], atol=1e-5)
+
+@settings(max_examples=8)
+@given(st.integers(0, 99), st.floats(.05, .5))
+def test_held_out_are_patients(seed, share):
+    c = cohort(120)
+    train, valid = TextTeacher('unused', holdout=share, seed=seed).hold_out(c)
+    assert not set(train.items.patient_id) & set(valid.items.patient_id) and len(train) + len(valid) == 120
+    assert abs(len(valid)/120 - share) < .12 and valid.y().nunique().min() == 2
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_best_epoch_is_kept(small, seed):
+    "With steps so large that later epochs are worse again"
+    train, valid = cohort(80), cohort(60, seed=7, ids='v')
+    valid.items['patient_id'] = valid.items.image_id                                  # so that no report counts twice
+    t = bert(small, epochs=8, lr=.05, patience=2, seed=seed).fit(train, valid)
+    history = pd.DataFrame(t.history).set_index('epoch').auroc
+    assert macro_auroc(valid.y(), t.logits(valid)) == pytest.approx(history.max())
+    assert len(history) == min(8, history.idxmax() + 2) and history.index.tolist() == list(range(1, len(history) + 1))
+
+def test_without_anyone_to_judge_all_epochs_are_run(small):
+    t = bert(small, epochs=3).fit(cohort())
+    assert t.history == []
+
+@pytest.mark.parametrize('holdout', [0, .2])
+def test_the_same_seed_is_the_same_network(small, holdout):
+    c = cohort()
+    a, b, other = (bert(small, holdout=holdout, seed=s).fit(c) for s in (3, 3, 4))
+    np.testing.assert_array_equal(a.logits(c), b.logits(c))
+    assert a.history == b.history and (a.logits(c) != other.logits(c)).any(axis=None)
+    np.testing.assert_array_equal(a.fit(cohort(seed=5)).fit(c).logits(c), b.logits(c))     # fitting twice is fitting once
+
+def test_a_vocabulary_does_not_depend_on_the_process(small, tmp_path):
+    code = f"from mmpkd.teachers import small_bert; small_bert({cohort().items.report.tolist()[::-1]!r}, {str(tmp_path/'again')!r}, hidden=32, layers=1, max_length=64)"
+    subprocess.run([sys.executable, '-c', code], check=True, env=os.environ | dict(PYTHONHASHSEED='7'))
+    for f in ('tokenizer.json', 'model.safetensors'): assert (small/f).read_bytes() == (tmp_path/'again'/f).read_bytes()
+
+def test_out_of_fold_copies_it(small):
+    c = cohort()
+    fitted = bert(small).fit(c)
+    before = fitted.logits(c)
+    z, fresh = out_of_fold(fitted, c, 2), out_of_fold(bert(small), c, 2)
+    pd.testing.assert_frame_equal(z, fresh)
+    pd.testing.assert_frame_equal(fitted.logits(c), before)
+    pd.testing.assert_frame_equal(deepcopy(fitted).logits(c), before)
+
+def test_it_leaves_nothing_and_says_nothing(small, tmp_path, monkeypatch, capfd):
+    work = tmp_path/'work'; work.mkdir()
+    monkeypatch.chdir(work); monkeypatch.setattr(tempfile, 'tempdir', str(work))
+    c = cohort()
+    bert(small, holdout=.2).fit(c).logits(c)
+    with pytest.raises(TypeError): bert(small, lr='fast', holdout=.2).fit(c)                 # also after a failure
+    assert not list(work.iterdir()) and capfd.readouterr() == ('', '')
+
+def test_the_end_of_a_long_report_is_read(small):
+    t = bert(small, max_length=8).fit(cohort())
+    ids = t.encode(['all clear ' * 30 + 'a large shadow', 'a large shadow']).input_ids
+    assert ids.shape == (2, 8) and t.tokenizer.decode(ids[0]).endswith('a large shadow [SEP]') and t.tokenizer.decode(ids[0]).startswith('[CLS]')
+
+def test_one_kind_of_label_to_judge_by(small):
+    c, valid = cohort(), cohort(ids='v', mass=1., calc=0.)
+    with pytest.raises(ValueError, match='reports for validation have only one kind of label in each class; take a larger holdout'): bert(small).fit(c, valid)
+    with pytest.raises(ValueError, match="all .* known answers for 'calc' are"): bert(small).fit(cohort(calc=1.))
+    with pytest.raises(ValueError, match='patients are too few'): bert(small, holdout=.9).fit(c.take(['im0', 'im2']))
+
+@pytest.mark.parametrize('argument', [dict(epochs=0), dict(bs=0), dict(max_length=0), dict(patience=0), dict(holdout=1.), dict(holdout=-.1)], ids=str)
+def test_arguments_that_cannot_be(argument):
+    name, value = *argument, *argument.values()
+    with pytest.raises(ValueError, match=f'{name} must be at least .* not {value}'): TextTeacher('unused', **argument)
+
+def test_a_stored_classifier_may_be_the_start(small, tmp_path):
+    "Of as many classes or of others"
+    save_teacher(bert(small).fit(cohort()), tmp_path/'first')
+    for c in (cohort(), cohort(task='multiclass')): assert bert(tmp_path/'first').fit(c).logits(c).notna().all(axis=None)
+
+
+# A language model that is not there
+
+HUB = '''
+from mmpkd.cohort import Cohort
+from mmpkd.teachers import make_teacher
+import pandas as pd
+c = Cohort(pd.DataFrame(dict(image_id=['a'], patient_id=['a'], split='train', image='x', mass=[1], report=['private words'])), ['mass'], text='report')
+for act in ('check', 'fit'):
+    try: getattr(make_teacher('bert', preset='paper', holdout=0), act)(c)
+    except (OSError, ValueError) as e: print(type(e).__name__, e)
+'''
+
+def test_the_hub_is_out_of_reach(tmp_path):
+    "One error that says what to do, before any work"
+    run = subprocess.run([sys.executable, '-c', HUB], capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path)))
+    assert run.returncode == 0, run.stderr
+    check, fit = run.stdout.splitlines()
+    assert check.startswith("OSError cannot load the language model 'microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract': there is no such folder, and the model hub does not give it")
+    assert 'save_pretrained(FOLDER)' in check and 'private' not in run.stdout + run.stderr
+    assert fit.startswith("ValueError all 1 known answers for 'mass'")                        # the cheaper question is asked first
+
+def damage(small, folder, how):
+    shutil.copytree(small, folder)
+    weights, config = folder/'model.safetensors', json.loads((folder/'config.json').read_text())
+    def write(**changes): (folder/'config.json').write_text(json.dumps(config | changes))
+    if how == 'no weights': weights.unlink()
+    if how == 'pickled weights': torch.save(load_file(weights), folder/'pytorch_model.bin'); weights.unlink()
+    if how == 'half the weights': weights.write_bytes(weights.read_bytes()[:5000])
+    if how == 'other weights': save_file({f'other.{k}': v for k, v in load_file(weights).items()}, weights, metadata=dict(format='pt'))
+    if how == 'one weight less': save_file({k: v for k, v in load_file(weights).items() if 'query.weight' not in k}, weights, metadata=dict(format='pt'))
+    if how == 'another vocabulary': write(vocab_size=config['vocab_size'] + 9)
+    if how == 'a smaller vocabulary': write(vocab_size=config['vocab_size'] - 9)
+    if how == 'no tokenizer': (folder/'tokenizer.json').unlink(); (folder/'tokenizer_config.json').unlink()
+    if how == 'no config': (folder/'config.json').unlink()
+    if how == 'broken config': (folder/'config.json').write_text('{"model')
+    if how == 'code of its own':
+        write(model_type='mine', auto_map=dict(AutoConfig='mine.C', AutoModelForSequenceClassification='mine.M'))
+        (folder/'mine.py').write_text(f'open({str(folder/"ran")!r}, "w")')
+    return folder
+
+@pytest.mark.parametrize('how', ['no weights', 'pickled weights', 'half the weights', 'other weights', 'one weight less', 'another vocabulary', 'a smaller vocabulary',
+                                 'no tokenizer', 'no config', 'broken config', 'code of its own'])
+def test_a_damaged_folder(small, tmp_path, how):
+    "Never a network of random numbers, and never a pickle"
+    folder = damage(small, tmp_path/'model', how)
+    with pytest.raises(OSError, match='the folder cannot be used .* A model is a folder with a tokenizer, config.json and model.safetensors'): TextTeacher(folder, max_length=32).check(cohort())
+    assert not (folder/'ran').exists()
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(OSError, match=r"language model '.*gone': there is no such folder.*FOLDER"): load_text_model(tmp_path/'gone')
+
+def test_reports_longer_than_the_model_reads(small):
+    with pytest.raises(ValueError, match='max_length must be at most 64 for the language model .*, not 65'): bert(small, max_length=65).check(cohort())
+    assert bert(small, max_length=64).check(cohort()).max_length == 64
+
+
+# Two kinds of evidence
+
+@pytest.fixture(scope='module')
+def study():
+    "The phantom's table, with grades as metadata and reports"
+    t = phantom_table(phantom_cases(900, seed=2, label_noise=.1, split=(.5, .05, .45)), seed=2)
+    return Cohort(t, FINDINGS[1:3], text='report', tabular=METADATA)
+
+def test_the_stack_is_as_good_as_the_better_part(study):
+    train, test = study.split('train'), study.split('test')
+    parts = [ForestTeacher(40), BagOfWordsTeacher()]
+    alone = [macro_auroc(test.y(), t.fit(train).logits(test)) for t in parts]
+    assert macro_auroc(test.y(), StackedTeacher(parts, folds=3).fit(train).logits(test)) > max(alone) - .005
+
+@pytest.mark.parametrize('useless', ['report', 'metadata'])
+def test_useless_evidence_does_no_harm(study, useless):
+    "Reports or metadata of others; a teacher that memorises them is not believed"
+    columns = ['report'] if useless == 'report' else METADATA
+    items = study.items.copy()
+    items[columns] = items[columns].sample(frac=1, random_state=0).to_numpy()
+    c = Cohort(items.astype({m: study.items[m].dtype for m in METADATA}), study.labels, text='report', tabular=METADATA)
+    train, test = c.split('train'), c.split('test')
+    parts = [ForestTeacher(40, min_samples_leaf=1), BagOfWordsTeacher(C=100.)]
+    alone = [macro_auroc(test.y(), t.fit(train).logits(test)) for t in parts]
+    assert min(alone) < .6 and macro_auroc(test.y(), StackedTeacher(parts, folds=3).fit(train).logits(test)) > max(alone) - .01
+
+def test_the_weights_are_learned_out_of_fold():
+    "The regression is the one on the parts' out-of-fold logits, whatever they say in-sample"
+    c = cohort()
+    t = stack(folds=3, seed=4).fit(c)
+    z = np.stack([out_of_fold(p, c, 3, 4).mass for p in t.teachers], axis=1)
+    from sklearn.linear_model import LogisticRegression
+    np.testing.assert_allclose(LogisticRegression(max_iter=1000).fit(z, c.y().mass).coef_, t.models['mass']['model'].coef_, rtol=1e-6)
+
+def test_either_evidence_may_be_missing(study):
+    items = study.items.copy()
+    items.loc[items.index % 3 == 0, 'report'] = None
+    items[METADATA] = items[METADATA].mask(items.index.to_series() % 4 == 0)
+    c = Cohort(items, study.labels, text='report', tabular=METADATA)
+    t = StackedTeacher([boosted(), BagOfWordsTeacher()], folds=2).fit(c.split('train'))
+    test = c.split('test')
+    z, k = t.logits(test), test.items.image_id.map(dict(zip(items.image_id, items.index))).to_numpy()
+    neither = k % 12 == 0
+    assert z[neither].isna().all(axis=None) and z[~neither].notna().all(axis=None)
+    for missing in (k % 3 == 0, k % 4 == 0):
+        some = z.index[missing & ~neither]
+        assert macro_auroc(test.y().loc[some], z.loc[some]) > .8
+    whole = StackedTeacher([boosted(), BagOfWordsTeacher()], folds=2).fit(study.split('train'))           # never saw a gap in training
+    assert whole.logits(test)[~neither].notna().all(axis=None)
+
+def test_how_a_stack_is_put_together():
+    t = make_teacher('stacked', seed=6)
+    assert [type(p) for p in t.teachers] == [ForestTeacher, BagOfWordsTeacher] and [p.seed for p in t.teachers] == [6, 6]
+    t = make_teacher('stacked', teachers=dict(forest=dict(n_estimators=7), bert=dict(model='mine')), folds=3)
+    assert t.teachers[0].n_estimators == 7 and t.teachers[1].model == 'mine' and t.folds == 3
+    with pytest.raises(ValueError, match='at least two teachers, not 1'): StackedTeacher(['bow'])
+    with pytest.raises(ValueError, match="not 'oracle'"): StackedTeacher(['bow', 'oracle'])
+
+def test_the_teachers_given_stay_unfitted():
+    parts = [boosted(), BagOfWordsTeacher()]
+    StackedTeacher(parts, folds=2).fit(cohort())
+    assert not any(hasattr(p, 'models') for p in parts)
+
+def test_a_stack_out_of_fold_and_with_a_language_model(small):
+    c = cohort()
+    t = StackedTeacher([boosted(), bert(small)], folds=2)
+    z = out_of_fold(t, c, 2)
+    assert z.notna().all(axis=None) and macro_auroc(c.y(), z) > .6
+    with pytest.raises(OSError, match='no such folder'): StackedTeacher([boosted(), TextTeacher('/no/where')]).check(c)
+
+
+# Folders
+
+def contents(folder): return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+@pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
+@pytest.mark.parametrize('make', MAKE)
 def test_round_trip(tmp_path, make, task):
     c = cohort(task=task, device=['A', None, 'B']*20)
     t = make(seed=5).fit(c)
-    save_teacher(t, tmp_path/'t.skops')
-    again = load_teacher(tmp_path/'t.skops')
+    save_teacher(t, tmp_path/'t')
+    again = load_teacher(tmp_path/'t')
     assert type(again) is type(t) and again.seed == 5 and again.labels == t.labels and again.task == task and again.fitted_on == t.fitted_on
     np.testing.assert_allclose(again.logits(c), t.logits(c), rtol=1e-9)
+    np.testing.assert_allclose(again.fit(c).logits(c), t.logits(c), rtol=1e-9)                       # and it can learn once more
+    assert [p.name for p in tmp_path.iterdir()] == ['t']
 
-def test_nothing_is_unpickled(tmp_path):
-    save_teacher(forest().fit(cohort()), tmp_path/'t.skops')
-    with zipfile.ZipFile(tmp_path/'t.skops') as z: assert not [n for n in z.namelist() if n.endswith(('.pkl', '.pickle'))]
+@pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
+def test_round_trip_of_a_language_model(tmp_path, small, task):
+    c = cohort(task=task)
+    for name, t in dict(bert=bert(small, holdout=.2), stack=StackedTeacher([boosted(), bert(small)], folds=2)).items():
+        save_teacher(t.fit(c), tmp_path/name)
+        again = load_teacher(tmp_path/name)
+        pd.testing.assert_frame_equal(again.logits(c), t.logits(c))
+        pd.testing.assert_frame_equal(again.fit(c).logits(c), t.logits(c))
+    state = {k: v for k, v in vars(load_teacher(tmp_path/'bert')).items() if k not in ('network', 'tokenizer')}
+    assert state == {k: v for k, v in vars(bert(small, holdout=.2).fit(c)).items() if k not in ('network', 'tokenizer')}
+
+def test_nothing_is_unpickled(tmp_path, small):
+    c = cohort()
+    save_teacher(StackedTeacher([forest(), boosted(), bert(small)], folds=2).fit(c), tmp_path/'t')
+    assert {p.suffix for p in contents(tmp_path)} == {'.json', '.skops', '.safetensors'}
+    for p in tmp_path.rglob('*.skops'):
+        with zipfile.ZipFile(p) as z: assert not [n for n in z.namelist() if n.endswith(('.pkl', '.pickle'))]
+
+def test_an_interrupted_save_leaves_no_teacher(tmp_path):
+    "The old one stays; half a new one is not taken for one, and is in nobody's way"
+    t = forest().fit(cohort())
+    save_teacher(t, tmp_path/'t')
+    before = contents(tmp_path/'t')
+    broken = forest().fit(cohort())
+    broken.models['calc'] = (k for k in ())                                                          # skops cannot write this
+    for folder in (tmp_path/'t', tmp_path/'new'):
+        with pytest.raises(Exception, match='(?i)not supported|generator'): save_teacher(broken, folder)
+    assert contents(tmp_path/'t') == before and not (tmp_path/'new').exists() and (tmp_path/'new.part').exists()
+    with pytest.raises(FileNotFoundError, match='no teacher in'): load_teacher(tmp_path/'new')
+    other = BagOfWordsTeacher().fit(cohort())
+    for folder in (tmp_path/'t', tmp_path/'new'):
+        save_teacher(other, folder)
+        assert type(load_teacher(folder)) is BagOfWordsTeacher
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['new', 't']
+
+def test_a_folder_of_other_things_stays(tmp_path):
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine/thesis.txt').write_text('...')
+    (tmp_path/'file').write_text('...')
+    for name in ('mine', 'file'):
+        with pytest.raises(FileExistsError, match=f'{name} is there already and holds no teacher'): save_teacher(forest().fit(cohort()), tmp_path/name)
+    assert contents(tmp_path) == {Path('mine/thesis.txt'): b'...', Path('file'): b'...'}
+
+def test_no_teacher_there(tmp_path):
+    (tmp_path/'t.skops').write_bytes(b'')
+    for name in ('gone', '.', 't.skops'):
+        with pytest.raises(FileNotFoundError, match='there is no teacher.json'): load_teacher(tmp_path/name)
+
+def saved(folder, **state):
+    save_teacher(forest().fit(cohort()), folder)
+    (folder/'teacher.json').write_text(json.dumps(dict(teacher='forest') | state))
+    return folder
 
 def test_an_untrusted_type_is_refused(tmp_path):
     for k, stranger in enumerate([FunctionTransformer(func=np.savetxt), class_auroc, zipfile.ZipInfo]):
-        skops.io.dump(dict(teacher='forest', models=dict(mass=stranger)), tmp_path/f'{k}.skops')
-        with pytest.raises(Exception, match='(?i)untrusted'): load_teacher(tmp_path/f'{k}.skops')
+        skops.io.dump(dict(models=dict(mass=stranger)), saved(tmp_path/f'{k}')/'teacher.skops')
+        with pytest.raises(Exception, match='(?i)untrusted'): load_teacher(tmp_path/f'{k}')
 
 def test_a_pickle_is_refused(tmp_path):
-    import pickle
-    (tmp_path/'t.skops').write_bytes(pickle.dumps(dict(teacher='forest')))
-    with pytest.raises(zipfile.BadZipFile): load_teacher(tmp_path/'t.skops')
-    with pytest.raises(FileNotFoundError, match='gone.skops'): load_teacher(tmp_path/'gone.skops')
+    (saved(tmp_path/'t')/'teacher.skops').write_bytes(pickle.dumps(dict(teacher='forest')))
+    with pytest.raises(zipfile.BadZipFile): load_teacher(tmp_path/'t')
 
 def test_an_unknown_teacher_on_file(tmp_path):
-    skops.io.dump(dict(teacher='oracle'), tmp_path/'t.skops')
-    with pytest.raises(ValueError, match="not 'oracle'"): load_teacher(tmp_path/'t.skops')
+    with pytest.raises(ValueError, match="not 'oracle'"): load_teacher(saved(tmp_path/'t', teacher='oracle'))
+
+def test_a_stored_language_model_that_lost_its_answers(tmp_path, small):
+    save_teacher(bert(small).fit(cohort()), tmp_path/'t')
+    weights = tmp_path/'t/model.safetensors'
+    save_file({k: v for k, v in load_file(weights).items() if not k.startswith('classifier')}, weights, metadata=dict(format='pt'))
+    with pytest.raises(OSError, match='2 weights are missing or of another shape, such as classifier.bias'): load_teacher(tmp_path/'t')
+
+def test_every_teacher_can_be_named(): assert {make_teacher(name).check for name in TEACHERS} and [type(make_teacher(n)) for n in TEACHERS] == list(TEACHERS.values())
