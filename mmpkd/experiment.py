@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/experiment.html.md"""
 # %% auto #0
 __all__ = ['ARMS', 'TRIVIAL', 'arm_title', 'make_config', 'environment', 'write_text', 'run_unit', 'run_experiment', 'Run']
 
-# %% ../nbs/40_experiment.ipynb #ee0b4af7
+# %% ../nbs/40_experiment.ipynb #fc38eda1
 import hashlib, json, platform, shutil, subprocess, sys, time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -23,12 +23,12 @@ import mmpkd
 from .attention import AttentionMaps, attention_maps, cls_attention
 from .cohort import Cohort
 from .images import Pixels, cache_pixels, check_regions
-from .localization import Convention, score_maps, trivial_maps
+from .localization import Convention, score_maps, trivial_maps, truth_of
 from .losses import DistillationLoss
 from .soft_labels import soft_labels
 from .statistics import compare_arms, per_run, verdict
 from .student import VIT_TINY, augmentation, best_device, create_student, precision_for, train_student
-from .teachers import TEACHERS, macro_auroc, make_teacher, save_teacher
+from .teachers import TEACHERS, evidence, macro_auroc, make_teacher, save_teacher
 
 # %% ../nbs/40_experiment.ipynb #2b56aaeb
 ARMS = {'baseline': None, 'in-sample': 'in-sample', 'out-of-bag': 'out-of-bag', 'out-of-fold': 'out-of-fold'}
@@ -39,9 +39,11 @@ def arm_title(
     "How tables and figures call an arm"
     return 'Baseline' if arm == 'baseline' else f'MMPKD ({arm})'
 
-# %% ../nbs/40_experiment.ipynb #a4c15923
+# %% ../nbs/40_experiment.ipynb #2a32822b
 def make_config(
-    teacher:str='forest', # 'forest' (metadata) or 'bow' (reports)
+    teacher:str='forest', # A key of `TEACHERS`: 'forest' (metadata), 'bow' or 'bert' (reports), 'stacked' (both), ...
+    teacher_args:dict=None, # Further arguments of the teacher, such as dict(model='path/of/a/bert')
+    preset:str=None, # 'paper': the teacher as close to the paper's as it can be known
     lam:float=.5, # $\lambda$, the weight of the soft labels
     T:float=1., # Temperature of the soft labels
     size:int=224, # Side of the square image, in pixels
@@ -59,7 +61,7 @@ def make_config(
     data:dict=None # How the cohort was made, such as its folds; only kept and compared
 ) -> dict: # Ready for JSON
     "All settings of a run, checked; raises a `ValueError` that names the argument"
-    if teacher not in TEACHERS: raise ValueError(f'teacher must be one of {", ".join(TEACHERS)}, not {teacher!r}')
+    make_teacher(teacher, preset=preset, **(teacher_args or {}))             # checks the three
     DistillationLoss(lam)                                                    # checks lam
     if not T > 0: raise ValueError(f'the temperature T must be above 0, not {T}')
     for name, value in dict(size=size, epochs=epochs, bs=bs).items():
@@ -71,7 +73,7 @@ def make_config(
     if weights not in ('imagenet', 'none'):
         if not Path(weights).is_file(): raise FileNotFoundError(f"no checkpoint at {weights}; weights must be 'imagenet', 'none' or the path of a checkpoint")
         digest, weights = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16], str(Path(weights).resolve())
-    return dict(teacher=teacher, lam=lam, T=T, size=size, epochs=epochs, lr=lr, wd=wd, bs=bs, augment=augment, weights=weights, weights_sha256=digest,
+    return dict(teacher=teacher, teacher_args=teacher_args or {}, preset=preset, lam=lam, T=T, size=size, epochs=epochs, lr=lr, wd=wd, bs=bs, augment=augment, weights=weights, weights_sha256=digest,
                 arch=arch, arch_kwargs=arch_kwargs or {}, precision=precision, layer=layer, convention=Convention(**(convention or {})).to_dict(), data=data or {})
 
 # %% ../nbs/40_experiment.ipynb #dec7c242
@@ -103,7 +105,7 @@ def write_text(
     part.write_text(text)
     part.replace(path)
 
-# %% ../nbs/40_experiment.ipynb #c3dedae6
+# %% ../nbs/40_experiment.ipynb #36582a07
 def run_unit(
     cohort:Cohort, # All splits
     pixels:Pixels, # Its pixel cache
@@ -127,10 +129,11 @@ def run_unit(
     maps = attention_maps(student, pixels, test_ids, config['layer'])
     maps.save(part/'attention.npz')
     score_maps(maps.maps, maps.image_ids, maps.geometries, cohort.split('test'), Convention(**config['convention'])).to_parquet(part/'scores.parquet')
-    (part/'unit.json').write_text(json.dumps(dict(arm=arm, seed=seed, device=best_device(), precision=precision_for(config['precision'], best_device()), seconds=round(time.time() - start, 1)), indent=2))
+    (part/'unit.json').write_text(json.dumps(dict(arm=arm, seed=seed, device=best_device(), precision=precision_for(config['precision'], best_device()), seconds=round(time.time() - start, 1),
+                                              layer=config['layer'], convention=config['convention']), indent=2))
     part.rename(folder)
 
-# %% ../nbs/40_experiment.ipynb #59c76718
+# %% ../nbs/40_experiment.ipynb #3f0312fc
 def _same_settings(out, config):
     "Refuse a folder that holds a run with other settings"
     path = out/'config.json'
@@ -139,28 +142,34 @@ def _same_settings(out, config):
         return
     old = json.loads(path.read_text())
     same_file = config['weights_sha256'] and config['weights_sha256'] == old.get('weights_sha256')          # wherever it lies now
-    differ = [f'{k} is {old.get(k)!r} there and {v!r} here' for k, v in config.items() if old.get(k) != v and not (k == 'weights' and same_file)]
+    differ = [f'{k} is {old.get(k)!r} there and {v!r} here' for k, v in config.items() if old.get(k) != v and (k in old or v) and not (k == 'weights' and same_file)]
     if differ: raise ValueError(f'{out} holds a run with other settings: {"; ".join(differ)}. Choose another folder, or repeat the settings of that run')
+
+def _teacher(config): return make_teacher(config['teacher'], preset=config['preset'], **config['teacher_args'])
+
+def _soft_files(arms, out): return {arm: out/'soft_labels'/f'{arm}.parquet' for arm in arms if ARMS[arm]}
+
+def _to_teach(arms, out): # Arms whose soft labels are still to be made
+    return [arm for arm, f in _soft_files(arms, out).items() if not (f.is_file() and (out/'teacher.json').is_file())]
 
 def _teach(cohort, arms, config, out):
     "Fit and keep the teacher; make, keep and return the soft labels of each arm that uses some"
     train, valid, test = (cohort.split(s) for s in ('train', 'valid', 'test'))
     (out/'soft_labels').mkdir(exist_ok=True)
-    files = {arm: out/'soft_labels'/f'{arm}.parquet' for arm in arms if ARMS[arm]}
-    missing = {arm: f for arm, f in files.items() if not f.is_file()}
-    if missing or not (out/'teacher.json').is_file():
-        teacher = make_teacher(config['teacher']).fit(train)
-        quality = {'in-sample': macro_auroc(train.y(), teacher.logits(train)), 'valid': macro_auroc(valid.y(), teacher.logits(valid)), 'test': macro_auroc(test.y(), teacher.logits(test))}
-        if hasattr(teacher, 'oob_logits'): quality['out-of-bag'] = macro_auroc(train.y(), teacher.oob_logits(train))
-        for arm, f in missing.items():
+    files = _soft_files(arms, out)
+    if _to_teach(arms, out):
+        teacher = _teacher(config).fit(evidence(train))
+        quality = {name: macro_auroc(evidence(c).y(), teacher.logits(evidence(c))) for name, c in (('in-sample', train), ('valid', valid), ('test', test))}
+        if hasattr(teacher, 'oob_logits'): quality['out-of-bag'] = macro_auroc(evidence(train).y(), teacher.oob_logits(evidence(train)))
+        for arm, f in files.items():
+            if f.is_file(): continue
             soft_labels(teacher, train, ARMS[arm], config['T']).to_parquet(f.with_suffix('.part'))
             f.with_suffix('.part').replace(f)
-        save_teacher(teacher, out/'teacher.part')
-        (out/'teacher.part').replace(out/'teacher.skops')
+        save_teacher(teacher, out/'teacher')
         write_text(out/'teacher.json', json.dumps(dict(auroc=quality), indent=2))
     return {arm: pd.read_parquet(files[arm]) if arm in files else None for arm in arms}
 
-# %% ../nbs/40_experiment.ipynb #a558de43
+# %% ../nbs/40_experiment.ipynb #ebcbc55e
 def run_experiment(
     cohort:Cohort, # All three splits, with regions of interest in the test split
     out:str|PathLike, # The run folder
@@ -168,7 +177,8 @@ def run_experiment(
     arms:tuple=('baseline', 'out-of-fold'), # Keys of `ARMS`
     seeds:int=5, # Seeds 0, 1, ... of each arm
     n_jobs:int=1, # Units at a time (each then has its share of the cores); 1 on a GPU
-    progress:bool=True # Show a bar on a terminal, else a line per unit
+    progress:bool=True, # Show a bar on a terminal, else a line per unit
+    skip_unreadable:bool=False # Leave out images that cannot be decoded, and say so in the report; else they are an error
 ): # A `Run`
     "Do what is not yet done of all arms and seeds, in a folder that keeps everything needed to redo it"
     out, arms = Path(out), tuple(dict.fromkeys(arms))
@@ -177,26 +187,35 @@ def run_experiment(
     if 'baseline' not in arms or len(arms) < 2: raise ValueError(f"arms must be 'baseline' and at least one other, not {', '.join(arms)}")
     if min(seeds, n_jobs) < 1: raise ValueError(f'seeds and n_jobs must be above 0, not {seeds} and {n_jobs}')
     if 'out-of-bag' in arms and not hasattr(TEACHERS[config['teacher']], 'oob_logits'): raise ValueError(f"the teacher {config['teacher']!r} has no out-of-bag predictions; take the arm 'out-of-fold'")
-    make_teacher(config['teacher']).inputs(cohort)
-    cohort.check()
+    if _to_teach(arms, out): _teacher(config).check(evidence(cohort))
+    cohort.check(skip_missing=skip_unreadable)
     if not len(cohort.split('test').rois): raise ValueError('no test image has a region of interest; there is nothing to localize')
     _same_settings(out, config)
     model = create_student(len(cohort.labels), config['size'], config['weights'], config['arch'], **config['arch_kwargs'])
     cls_attention(model, torch.zeros(1, 3, config['size'], config['size']), config['layer'])        # can it be made, and looked into?
     out.mkdir(parents=True, exist_ok=True)
     write_text(out/'config.json', json.dumps(config, indent=2))
-    pixels = cache_pixels(cohort, config['size'], out/'pixels')
+    pixels = cache_pixels(cohort, config['size'], out/'pixels', skip_unreadable=skip_unreadable)
+    if len(pixels.unreadable): cohort = cohort.take(cohort.items.image_id[~cohort.items.image_id.isin(pixels.unreadable.image_id)]).check()
     check_regions(cohort, pixels)
+    units = [(arm, seed, out/'units'/arm/f'seed-{seed}') for seed in range(seeds) for arm in arms]
+    todo = [u for u in units if not u[2].is_dir()]
+    if todo: _check_truth(cohort.split('test'), pixels, config)
     _keep_environment(out, environment(cohort, pixels))
     cohort.items[['image_id', 'patient_id', 'split', *cohort.labels]].to_parquet(out/'labels.parquet')
     soft = _teach(cohort, arms, config, out)
-    units = [(arm, seed, out/'units'/arm/f'seed-{seed}') for seed in range(seeds) for arm in arms]
-    _work([u for u in units if not u[2].is_dir()], len(units), lambda arm: (cohort, pixels, soft[arm]), config, n_jobs, progress)
+    _work(todo, len(units), lambda arm: (cohort, pixels, soft[arm]), config, n_jobs, progress)
     _chance_levels(out, cohort, config)
-    write_text(out/'asked.json', json.dumps(dict(cohort=cohort.name, labels=cohort.labels, task=cohort.task, arms=arms, seeds=seeds), indent=2))
+    write_text(out/'asked.json', json.dumps(dict(cohort=cohort.name, labels=cohort.labels, task=cohort.task, arms=arms, seeds=seeds,
+                                                     unreadable=pixels.unreadable.to_dict('records'), repairs=cohort.repair_counts().to_dict()), indent=2))
     return Run(out)
 
-# %% ../nbs/40_experiment.ipynb #1f9d86bc
+# %% ../nbs/40_experiment.ipynb #e31c3e44
+def _check_truth(test, pixels, config):
+    "Read the ground truth of each test image as the scoring will, so that an empty outline is found before the first training"
+    def look(i): truth_of(test, i, pixels.index.loc[i, ['h', 'w']].astype(int).tolist(), config['convention']['truth'])
+    Parallel(-1, prefer='threads')(delayed(look)(i) for i in test.rois.image_id.unique())
+
 def _keep_environment(out, env):
     "Append to `environment.json` if it is a new one; refuse other data"
     path = out/'environment.json'

@@ -6,7 +6,7 @@ Docs: https://mmpkd.github.io/mmpkd/report.html.md"""
 
 # %% auto #0
 __all__ = ['METRICS', 'STYLE', 'table1', 'to_markdown', 'table_note', 'caveats', 'gap_table', 'ranked_images', 'figure1',
-           'figure2', 'report_html', 'write_report']
+           'figure2', 'data_table', 'report_html', 'write_report']
 
 # %% ../nbs/41_report.ipynb #63ffdc1c
 import base64, html, io, json
@@ -63,7 +63,7 @@ def table_note(
             f"** significantly better than the baseline, †† significantly worse (Mann-Whitney U, exact, 0.05; Holm over the localization tests, AUROC uncorrected). "
             f"The teacher is the same in all seeds.")
 
-# %% ../nbs/41_report.ipynb #4d7407f8
+# %% ../nbs/41_report.ipynb #ea31d611
 def caveats(
     run:Run # A finished run
 ) -> list: # Sentences
@@ -75,7 +75,8 @@ def caveats(
         if trivial.loc[chance, m] >= per_seed.loc[best, m]:
             out.append(f'In {METRICS[m]}, no student does better than the trivial localizer "{TRIVIAL[chance]}" ({trivial.loc[chance, m]:.3f} against {per_seed.loc[best, m]:.3f}).')
     if 'in-sample' in run.arms: out.append(f'In-sample soft labels come from a teacher that has seen the hard labels; they lie {gap_table(run).loc["in-sample", "mean |s - y|"]:.2f} from them on average.')
-    if run.asked['cohort'] == 'phantom': out.append('The phantom is synthetic: it shows how the method behaves under known conditions, and nothing about patients.')
+    if run.asked.get('unreadable'): out.append(f"{len(run.asked['unreadable'])} images could not be decoded and were left out, in training as in testing; asked.json names each with its reason.")
+    if run.asked['cohort'].startswith('phantom'): out.append('The phantom is synthetic: it shows how the method behaves under known conditions, and nothing about patients.')
     return out
 
 def gap_table(
@@ -130,7 +131,15 @@ def figure2(
         if m in trivial: ax.axhline(trivial[m].min() if m == 'fpr' else trivial[m].max(), ls='--', color='gray', lw=1)
     return fig
 
-# %% ../nbs/41_report.ipynb #5455649b
+# %% ../nbs/41_report.ipynb #b910b4fb
+def data_table(
+    run:Run # A finished run
+) -> list: # HTML, empty if nothing was repaired or left out
+    "What was repaired in the data, and how many images were left out since they could not be decoded"
+    counts = run.asked.get('repairs', {}) | ({'image left out, not decoded': n} if (n := len(run.asked.get('unreadable', []))) else {})
+    return ['<h2>Repairs of the data</h2>', pd.DataFrame({'count': counts}).rename_axis('repair').to_html(border=0)] if counts else []
+
+# %% ../nbs/41_report.ipynb #44483510
 STYLE = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #eee}
@@ -157,7 +166,7 @@ def report_html(
              *[f'<h2>{html.escape(caption.partition(":")[0])}</h2>{_img(f, caption)}{p(caption, "note")}' for caption, f in figures.items()],
              '<h2>Tests</h2><div class="wide">', run.comparison().drop(columns='better').round(4).to_html(index=False, border=0, na_rep='–'), '</div>',
              '<h2>Teacher</h2>', teacher.to_html(border=0), gap_table(run).to_html(border=0),
-             '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=run.config | dict(weights=Path(run.config['weights']).name), asked=run.asked, environments=run.environments), indent=2)), '</pre>']
+             *data_table(run), '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=run.config | dict(weights=Path(run.config['weights']).name), asked=run.asked, environments=run.environments), indent=2)), '</pre>']
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>\n' + '\n'.join(parts) + '</html>\n'
 
 def write_report(

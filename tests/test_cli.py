@@ -1,5 +1,5 @@
 "The `mmpkd` command: its help, its errors, a miniature BUS-BRA from beginning to end, and one new image"
-import os, re, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, timm, torch, typer
@@ -46,7 +46,9 @@ def test_help_tells_everything(path, command):
         assert p.help and p.help.split(',')[0].split(';')[0] in said, p.name
         if p.default is not None and p.param_type_name == 'option' and not p.is_flag: assert f'[default: {p.default}]' in said, p.name
 
-def test_there_are_commands(): assert {p for p, _ in commands()} >= {('run', 'busbra'), ('demo',), ('predict',)}
+def test_there_are_commands():
+    verbs, sources = ('run', 'audit', 'teacher'), ('busbra', 'mimic', 'cbis', 'table')
+    assert {p for p, _ in commands()} >= {(v, s) for v in verbs for s in sources} | {('demo',), ('predict',), ('phantom', 'mimic'), ('phantom', 'cbis')}
 
 def test_no_command_is_a_question():
     assert 'Usage' in invoke().output and 'busbra' in invoke('run').output
@@ -176,6 +178,132 @@ def test_demo_of_another_phantom(capsys, monkeypatch, demo):
 def test_demo_says_that_it_is_one(demo): assert 'The phantom is synthetic' in demo[1] and 'no evidence at this n' in demo[1]
 
 
+# The downloads, as phantoms with all their dirt
+
+TINY_CALL = ['--weights', 'none', '--size', '32', '--epochs', '1', '--seeds', '1', '--bs', '8']
+
+@pytest.fixture(scope='session')
+def mimic(tmp_path_factory):
+    "A phantom MIMIC-CXR, written by the command"
+    root = tmp_path_factory.mktemp('mimic')/'download'
+    assert invoke('phantom', 'mimic', root, '--n', 80).exit_code == 0
+    return root
+
+@pytest.fixture(scope='session')
+def cbis(tmp_path_factory):
+    "A phantom CBIS-DDSM, written by the command"
+    root = tmp_path_factory.mktemp('cbis')/'download'
+    assert invoke('phantom', 'cbis', root, '--n', 80).exit_code == 0
+    return root
+
+def private(root):
+    "All that only the tables and the file names of a download may know: patients, studies, sentences of reports"
+    names = {part for f in root.rglob('*') for part in f.relative_to(root).parts if re.fullmatch(r'[ps]\d{8}(\.txt)?', part)}
+    names |= {n.removesuffix('.txt')[1:] for n in names}
+    sentences = {s.strip() for f in (root/'files').rglob('s*.txt') for s in re.split(r'[.\n:]', f.read_text(errors='replace')) if len(s.strip()) > 25}
+    return names | sentences
+
+@pytest.fixture(scope='session')
+def radiographs(mimic, tmp_path_factory):
+    "The folder that `mmpkd run mimic` made of it, and what it printed; read only"
+    out = tmp_path_factory.mktemp('radiographs')/'run'
+    result = invoke('run', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--teacher', 'bow', '--out', out, *TINY_CALL, '--skip-unreadable')
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+def test_mimic_from_beginning_to_end(radiographs):
+    out, said = radiographs
+    run = Run(out)
+    assert run.config['data']['source'] == 'mimic' and run.config['teacher'] == 'bow' and len(run.labels('test')) > 5
+    n = len(run.asked['unreadable'])
+    assert n > 0 and f'{n} images could not be decoded and were left out' in said
+    page = (out/'report.html').read_text()
+    assert f'{n} images could not be decoded' in page and all(kind in page for kind in run.asked['repairs'])
+
+def test_what_cannot_be_decoded_is_an_error(capsys, monkeypatch, mimic, radiographs, tmp_path):
+    said = fails_long(capsys, monkeypatch, 'run', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--teacher', 'bow', '--out', tmp_path/'run', *TINY_CALL)
+    assert '--skip-unreadable' in said or 'are missing' in said
+    assert not (tmp_path/'run/units').exists()
+
+def fails_long(capsys, monkeypatch, *args):
+    "What `mmpkd` says on stderr as it exits with code 1, in as many lines as there are bad files"
+    monkeypatch.setattr(sys, 'argv', ['mmpkd', *map(str, args)])
+    with pytest.raises(SystemExit) as stop: main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and err.startswith('error: ') and 'Traceback' not in err
+    return err
+
+def test_audit_of_mimic(mimic, tmp_path):
+    result = invoke('audit', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--json', tmp_path/'audit.json')
+    found = json.loads((tmp_path/'audit.json').read_text())
+    assert result.exit_code == 1 and 'ERROR: unreadable image' in result.output and 'regions in training' in result.output
+    assert not found['ok'] and 'NaN' not in (tmp_path/'audit.json').read_text()
+
+def test_nothing_private_is_printed_or_reported(capsys, monkeypatch, mimic, radiographs, tmp_path):
+    secrets = private(mimic)
+    assert len(secrets) > 150
+    out, said = radiographs
+    audit = invoke('audit', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--json', tmp_path/'audit.json').output
+    error = fails_long(capsys, monkeypatch, 'run', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--teacher', 'bow', '--out', tmp_path/'run', *TINY_CALL)
+    texts = dict(run=said, audit=audit, json=(tmp_path/'audit.json').read_text(), error=error) | {p.name: p.read_text() for p in out.rglob('*') if p.suffix in ('.html', '.md', '.csv', '.json')}
+    for name, text in texts.items():
+        text = re.sub(r'data:image/png;base64,[^"]*', '', text)
+        assert not (leak := [s for s in secrets if s in text]), (name, leak[:3])
+
+def test_cbis_from_beginning_to_end(cbis, tmp_path):
+    result = invoke('run', 'cbis', '--root', cbis, '--cache', tmp_path/'masks', '--out', tmp_path/'run', *TINY_CALL, '--skip-unreadable')
+    assert result.exit_code == 0, result.output
+    run = Run(tmp_path/'run')
+    assert run.config['teacher'] == 'forest' and run.asked['task'] == 'multiclass' and len(run.asked['labels']) == 3
+    assert run.asked['repairs'] and (tmp_path/'masks').is_dir()
+
+def test_audit_and_teacher_of_cbis(cbis):
+    result = invoke('audit', 'cbis', '--root', cbis, '--task', 'calc')
+    assert result.exit_code in (0, 1) and 'Repairs of the loader' in result.output and 'Parts of images' in result.output
+    result = invoke('teacher', 'cbis', '--root', cbis, '--preset', 'paper', '--seeds', 2, '--folds', 2)
+    assert result.exit_code == 0 and re.search(r'out-of-fold\s+\d\.\d{3} ± \d\.\d{3}', result.output), result.output
+
+def test_the_teacher_of_the_paper(shared_data):
+    "The forest on the real metadata of CBIS-DDSM: 0.86 for masses, 0.90 for calcifications"
+    for task, expected in dict(mass=.86, calc=.90).items():
+        result = invoke('teacher', 'cbis', '--root', shared_data/'cbis_csv', '--task', task, '--preset', 'paper')
+        assert abs(float(re.search(r'test\s+(\d\.\d{3}) ±', result.output)[1]) - expected) <= .01
+
+
+# A table of one's own
+
+@pytest.fixture
+def spreadsheet(phantom, tmp_path):
+    "The phantom's table as a spreadsheet program exports it, with names of its own and no split"
+    t = phantom.items.rename(columns=dict(image_id='File', patient_id='Person', image='Path')).drop(columns='split')
+    t.to_csv(tmp_path/'scans.csv', sep=';', decimal=',', index=False, encoding='utf-8-sig')
+    r = phantom.rois[phantom.rois.label == 'Pleural Effusion']
+    r.assign(w=r.x1 - r.x0, h=r.y1 - r.y0).rename(columns=dict(x0='x', y0='y'))[['image_id', 'x', 'y', 'w', 'h']].to_parquet(tmp_path/'boxes.parquet')
+    return ['--table', tmp_path/'scans.csv', '--root', phantom.root, '--label', 'Pleural Effusion', '--image-id', 'File', '--patient', 'Person', '--image', 'Path', '--test', .4]
+
+def test_a_table_from_beginning_to_end(spreadsheet, tmp_path):
+    result = invoke('run', 'table', *spreadsheet, '--boxes', tmp_path/'boxes.parquet', '--text', 'report', '--tabular', 'age', '--tabular', 'pleural_effusion_grade', '--out', tmp_path/'run', *TINY_CALL)
+    assert result.exit_code == 0, result.output
+    assert result.output.index('Looks like') < result.output.index('Baseline') and 'No split is given' in result.output
+    assert re.search(r'age\s+metadata\s+amount', result.output) and re.search(r'report\s+report\s+text', result.output)
+    assert Run(tmp_path/'run').config['teacher'] == 'stacked'
+
+def test_masks_of_a_table(spreadsheet, phantom, tmp_path):
+    t = pd.read_csv(tmp_path/'scans.csv', sep=';', encoding='utf-8-sig')
+    m = phantom.rois[phantom.rois.label == 'Pleural Effusion'].set_index('image_id')['mask']
+    t.assign(outline=t.File.map(m)).to_csv(tmp_path/'scans.csv', sep=';', index=False)
+    result = invoke('audit', 'table', *spreadsheet, '--masks', 'outline', '--tabular', 'pleural_effusion_grade')
+    assert 'Audit of' in result.output and re.search(r'outline\s+mask path', result.output)
+    with_roi = re.search(r'with ROI\s+(\d+)\s+(\d+)\s+(\d+)', result.output)
+    assert sum(map(int, with_roi.groups())) == len(m)
+
+@pytest.mark.parametrize('extra,message', [
+    ([], '--boxes FILE or --masks COLUMN'), (['--boxes', 'b.csv', '--masks', 'm'], 'one of them'), (['--boxes', 'b.csv'], 'nothing is privileged'),
+    (['--boxes', 'b.csv', '--text', 'note'], "no column 'note'"), (['--boxes', 'b.csv', '--text', 'report'], 'no table at b.csv'),
+    (['--masks', 'report', '--label', 'Pneumothorax', '--text', 'report'], 'one 0/1 label'), (['--boxes', 'b.csv', '--text', 'report', '--split', 'fold'], "no column 'fold'")], ids=str)
+def test_tables_that_cannot_be_worked_with(capsys, monkeypatch, spreadsheet, extra, message):
+    assert message in fails(capsys, monkeypatch, 'audit', 'table', *spreadsheet, *extra)
+
 # One new image
 
 def said(output): # {label: probability}, boxes
@@ -204,7 +332,7 @@ def test_predict_with_another_threshold(ultrasound, busbra, tmp_path):
 def test_predict_errors(capsys, monkeypatch, ultrasound, busbra, tmp_path):
     unit, image = ultrasound[0]/'units/baseline/seed-0', busbra/'Images/bus_0000-l.png'
     assert 'no student in' in fails(capsys, monkeypatch, 'predict', tmp_path, image)
-    assert 'no image at' in fails(capsys, monkeypatch, 'predict', unit, tmp_path/'none.png')
+    assert 'none.png: missing file' in fails(capsys, monkeypatch, 'predict', unit, tmp_path/'none.png')
     (tmp_path/'text.png').write_text('not an image')
     assert 'cannot read the image' in fails(capsys, monkeypatch, 'predict', unit, tmp_path/'text.png')
     assert 'tau must be' in fails(capsys, monkeypatch, 'predict', unit, image, '--tau', 0)

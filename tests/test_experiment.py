@@ -171,7 +171,10 @@ def cut_image(study):
 
 def other_mask(study): Image.new('L', (7, 9), 255).save(study.root/study.rois['mask'][0]); return study
 
-def empty_mask(study): Image.new('L', Image.open(study.root/study.rois['mask'][0]).size).save(study.root/study.rois['mask'][0]); return study
+def empty_mask(study):
+    path = study.root/study.split('test').rois['mask'].iloc[0]
+    Image.new('L', Image.open(path).size).save(path)
+    return study
 
 def unreadable_mask(study): (study.root/study.rois['mask'][0]).write_bytes(b'not an image'); return study
 
@@ -180,18 +183,18 @@ def box_outside(study): return altered(study, rois=study.rois.assign(x1=study.ro
 def one_label(study): return altered(study, study.items.assign(**{study.labels[1]: 0}))
 
 FAULTS = {no_regions: 'no test image has a region', no_test_split: "'test' has no images", missing_image: r'1 of \d+ files are missing', unreadable_image: 'cannot be read',
-          cut_image: 'cannot be read', other_mask: 'png is 7 pixels wide and 9 high', empty_mask: 'png is empty', unreadable_mask: 'cannot read the image .*png', box_outside: 'leaves the image', one_label: 'only the value 0'}
+          cut_image: 'cannot be read', other_mask: '1 of .* masks do not fit their image:\n.*7 x 9 pixels', empty_mask: 'mask of image .* cannot be used: empty', unreadable_mask: 'masks do not fit their image', box_outside: 'leaves the image', one_label: 'only the value 0'}
 
 @pytest.mark.parametrize('fault,message', FAULTS.items(), ids=lambda v: getattr(v, '__name__', ''))
 def test_data_that_cannot_be_worked_with(study, tiny, tmp_path, fault, message):
     bad = fault(study)
     with pytest.raises((ValueError, FileNotFoundError), match=message): go_on(bad, tmp_path/'run', tiny)
-    assert not (tmp_path/'run/units').exists() and not (tmp_path/'run/teacher.skops').exists()
+    assert not (tmp_path/'run/units').exists() and not (tmp_path/'run/teacher').exists()
 
 @pytest.mark.parametrize('fault', [unreadable_image, cut_image])
 def test_an_unreadable_image_is_named_and_can_be_mended(study, phantom, tiny, tmp_path, fault):
     bad = fault(study)
-    with pytest.raises(ValueError, match=f'1 of 60 images cannot be read:\n.*{study.items.image[3]}'): go_on(bad, tmp_path/'run', tiny)
+    with pytest.raises(ValueError, match=f'1 of 60 images cannot be read .*--skip-unreadable.*\n{study.items.image_id[3]}: '): go_on(bad, tmp_path/'run', tiny)
     shutil.copy2(phantom.root/study.items.image[3], study.root/study.items.image[3])
     assert go_on(study, tmp_path/'run', tiny, seeds=1).seeds == 1
 
@@ -292,7 +295,7 @@ def test_the_teacher_is_kept(tiny_run, phantom):
     train, test = phantom.split('train'), phantom.split('test')
     s = pd.read_parquet(tiny_run.folder/'soft_labels/out-of-fold.parquet')
     assert s.index.tolist() == train.items.image_id.tolist() and list(s) == phantom.labels and s.to_numpy().min() > 0 and s.to_numpy().max() < 1
-    assert load_teacher(tiny_run.folder/'teacher.skops').logits(test).shape == (len(test), 4)
+    assert load_teacher(tiny_run.folder/'teacher').logits(test).shape == (len(test), 4)
     assert set(tiny_run.teacher['auroc']) == {'in-sample', 'valid', 'test'}
 
 def blobs(folder):
@@ -323,6 +326,6 @@ def test_a_forest_keeps_metadata_to_itself(phantom, tmp_path, monkeypatch):
     secret = phantom.items.assign(sex='Secret-' + phantom.items.sex.astype(str))
     run = run_experiment(altered(phantom, secret), tmp_path/'run', make_config(**TINY), ('baseline', 'out-of-bag'), seeds=1, progress=False)
     assert 'out-of-bag' in run.teacher['auroc'] and len(run.per_seed()) == 2
-    assert {name.partition('/')[0] for name, _ in leaks(run.folder, ['Secret-'])} == {'teacher.skops'}
+    assert {name.partition('/')[0] for name, _ in leaks(run.folder, ['Secret-'])} == {'teacher'}
     columns = {c for p in run.folder.rglob('*.parquet') for c in pd.read_parquet(p).reset_index()}
     assert not columns & {'report', *METADATA} and columns >= {'image_id', 'split', *phantom.labels}
