@@ -117,7 +117,7 @@ def cbis(
     from mmpkd.cbis import cbis_cohort
     return cbis_cohort(root, task, classes, valid, without=tuple(without or ()), cross=cross, cache=cache)
 
-# %% ../nbs/42_cli.ipynb #c6dcf26d
+# %% ../nbs/42_cli.ipynb #f215a43d
 def print_columns(
     items, # The table
     roles:dict # Column -> what it is used as
@@ -135,6 +135,7 @@ def table(
     root:Annotated[Path, typer.Option(help='Folder that the paths in the table are relative to.')]=Path('.'),
     text:Annotated[str|None, typer.Option(help='Column with the report.')]=None,
     tabular:Annotated[list[str]|None, typer.Option(help='Column with privileged metadata; may be given several times.')]=None,
+    hide:Annotated[list[str]|None, typer.Option(help="Word or phrase to hide from a teacher that reads the reports, such as the label's own name, in any case and number; may be given several times.")]=None,
     boxes:Annotated[Path|None, typer.Option(help='Table of boxes: image_id, label (if there are several), and x0,y0,x1,y1 or x,y,w,h in original pixels.')]=None,
     masks:Annotated[str|None, typer.Option(help='Column of the table with the path of the lesion mask (one label only).')]=None,
     task:Annotated[str, typer.Option(help="'multilabel' or 'multiclass'.")]='multilabel',
@@ -149,7 +150,8 @@ def table(
     "Your own table: reports, metadata or both are privileged."
     from mmpkd.cohort import Cohort, need_columns, read_table
     from mmpkd.images import mask_rois
-    if bool(boxes) == bool(masks): raise ValueError('where are the lesions? Give --boxes FILE or --masks COLUMN, one of them')
+    from mmpkd.mimic import mask_labels
+    if boxes and masks: raise ValueError('where are the lesions? Give --boxes FILE or --masks COLUMN, one of them')
     if not (text or tabular): raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both')
     if masks and (len(label) > 1 or task != 'multilabel'): raise ValueError('--masks goes with one 0/1 label; with several classes give --boxes FILE, which may have a column mask')
     items = read_table(table, (image_id, patient))
@@ -159,6 +161,7 @@ def table(
     print_columns(items, roles)
     if not split: console.print(f'No split is given: one is made by patients, {valid:.0%} for validation and {test:.0%} for testing (seed {split_seed}).', highlight=False)
     rois = mask_rois(items[items[masks].notna()].assign(image_id=items[image_id], label=label[0]), root, masks) if masks else boxes
+    if hide and text: items = items.assign(**{text: [mask_labels(r, dict(hidden=hide)) if isinstance(r, str) else r for r in items[text]]})
     return Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem, valid, test, split_seed)
 
 # %% ../nbs/42_cli.ipynb #2fea59d3
@@ -289,8 +292,8 @@ def phantom_cbis_command(path:PhantomPath, n:PhantomN=120, seed:PhantomSeed=0, d
     from mmpkd.phantom_cbis import phantom_cbis
     console.print(f'Written: {phantom_cbis(path, n, seed, dirt=dirt)}', highlight=False, soft_wrap=True)
 
-# %% ../nbs/42_cli.ipynb #d3289969
-DEMO = dict(teacher='bow', size=64, bs=16, lr=5e-4, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=96, depth=4))
+# %% ../nbs/42_cli.ipynb #5e3785cc
+DEMO = dict(teacher='bow', augment='flip', size=64, bs=16, lr=5e-4, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=96, depth=4))
 
 @app.command('demo')
 def demo(

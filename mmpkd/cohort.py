@@ -324,12 +324,12 @@ def patient_split(
     for k, (_, fold) in enumerate(folds): out[fold] = 'test' if k < ends[0] else 'valid' if k < ends[1] else 'train'
     return out
 
-# %% ../nbs/00_cohort.ipynb #32193f78
+# %% ../nbs/00_cohort.ipynb #8655048d
 @patch(cls_method=True)
 def from_table(cls:Cohort,
     table:str|PathLike|pd.DataFrame, # One row per image: a file for `read_table`, or the table itself
     labels:str|list, # Label columns (0/1/blank each), or for 'multiclass' the one column that names the class
-    rois:str|PathLike|pd.DataFrame=None, # One row per region of interest, likewise, in any form that `as_boxes` knows; `label` may be left out if there is one label column
+    rois:str|PathLike|pd.DataFrame=None, # One row per region of interest, likewise, in any form that `as_boxes` knows, with the image's name in `image_id` or the column of that name; `label` may be left out if there is one label column
     image_id:str='image_id', # Column with a unique name of the image
     patient_id:str='patient_id', # Column that tells patients apart
     split:str|None='split', # Column with 'train', 'valid' or 'test'; None to make a split by `patient_split`
@@ -355,6 +355,7 @@ def from_table(cls:Cohort,
         onehot[items[labels[0]].isna()] = np.nan
         items, labels = items.drop(columns=labels).join(onehot), list(onehot.columns)
     if rois is not None:
-        rois = as_boxes(read_table(rois))
+        rois = as_boxes(read_table(rois, (image_id,)))
+        if 'image_id' not in rois and image_id in rois: rois = rois.rename(columns={image_id: 'image_id'})
         if 'label' not in rois and len(labels) == 1: rois = rois.assign(label=labels[0])
     return cls(items, labels, rois, text, tabular, root, task, name)

@@ -39,7 +39,7 @@ def arm_title(
     "How tables and figures call an arm"
     return 'Baseline' if arm == 'baseline' else f'MMPKD ({arm})'
 
-# %% ../nbs/40_experiment.ipynb #2a32822b
+# %% ../nbs/40_experiment.ipynb #32709fed
 def make_config(
     teacher:str='forest', # A key of `TEACHERS`: 'forest' (metadata), 'bow' or 'bert' (reports), 'stacked' (both), ...
     teacher_args:dict=None, # Further arguments of the teacher, such as dict(model='path/of/a/bert')
@@ -51,7 +51,7 @@ def make_config(
     lr:float=2e-4, # Highest learning rate of the cycle
     wd:float=.05, # Weight decay
     bs:int=32, # Images per batch
-    augment:str='flip', # 'none', 'flip', or 'standard': also turned, enlarged and changed in brightness a little
+    augment:str='standard', # 'none', 'flip', or 'standard': also turned, enlarged and changed in brightness a little
     weights:str='imagenet', # 'imagenet', 'none' or the path of a checkpoint
     arch:str=VIT_TINY, # Name of a vision transformer in timm
     arch_kwargs:dict=None, # Changes to the architecture; go with weights='none'
@@ -133,7 +133,7 @@ def run_unit(
                                               layer=config['layer'], convention=config['convention']), indent=2))
     part.rename(folder)
 
-# %% ../nbs/40_experiment.ipynb #3f0312fc
+# %% ../nbs/40_experiment.ipynb #a9d776d9
 def _same_settings(out, config):
     "Refuse a folder that holds a run with other settings"
     path = out/'config.json'
@@ -152,12 +152,13 @@ def _soft_files(arms, out): return {arm: out/'soft_labels'/f'{arm}.parquet' for 
 def _to_teach(arms, out): # Arms whose soft labels are still to be made
     return [arm for arm, f in _soft_files(arms, out).items() if not (f.is_file() and (out/'teacher.json').is_file())]
 
-def _teach(cohort, arms, config, out):
+def _teach(cohort, arms, config, out, progress):
     "Fit and keep the teacher; make, keep and return the soft labels of each arm that uses some"
     train, valid, test = (cohort.split(s) for s in ('train', 'valid', 'test'))
     (out/'soft_labels').mkdir(exist_ok=True)
     files = _soft_files(arms, out)
     if _to_teach(arms, out):
+        start = time.time()
         teacher = _teacher(config).fit(evidence(train))
         quality = {name: macro_auroc(evidence(c).y(), teacher.logits(evidence(c))) for name, c in (('in-sample', train), ('valid', valid), ('test', test))}
         if hasattr(teacher, 'oob_logits'): quality['out-of-bag'] = macro_auroc(evidence(train).y(), teacher.oob_logits(evidence(train)))
@@ -167,9 +168,10 @@ def _teach(cohort, arms, config, out):
             f.with_suffix('.part').replace(f)
         save_teacher(teacher, out/'teacher')
         write_text(out/'teacher.json', json.dumps(dict(auroc=quality), indent=2))
+        if progress: print(f'Teacher and soft labels: {time.time() - start:.0f} s', flush=True)
     return {arm: pd.read_parquet(files[arm]) if arm in files else None for arm in arms}
 
-# %% ../nbs/40_experiment.ipynb #ebcbc55e
+# %% ../nbs/40_experiment.ipynb #3976692b
 def run_experiment(
     cohort:Cohort, # All three splits, with regions of interest in the test split
     out:str|PathLike, # The run folder
@@ -189,7 +191,7 @@ def run_experiment(
     if 'out-of-bag' in arms and not hasattr(TEACHERS[config['teacher']], 'oob_logits'): raise ValueError(f"the teacher {config['teacher']!r} has no out-of-bag predictions; take the arm 'out-of-fold'")
     if _to_teach(arms, out): _teacher(config).check(evidence(cohort))
     cohort.check(skip_missing=skip_unreadable)
-    if not len(cohort.split('test').rois): raise ValueError('no test image has a region of interest; there is nothing to localize')
+    if not len(cohort.split('test').rois): raise ValueError('no test image has a region of interest; there is nothing to localize; name boxes or masks of the lesions')
     _same_settings(out, config)
     model = create_student(len(cohort.labels), config['size'], config['weights'], config['arch'], **config['arch_kwargs'])
     cls_attention(model, torch.zeros(1, 3, config['size'], config['size']), config['layer'])        # can it be made, and looked into?
@@ -203,7 +205,7 @@ def run_experiment(
     if todo: _check_truth(cohort.split('test'), pixels, config)
     _keep_environment(out, environment(cohort, pixels))
     cohort.items[['image_id', 'patient_id', 'split', *cohort.labels]].to_parquet(out/'labels.parquet')
-    soft = _teach(cohort, arms, config, out)
+    soft = _teach(cohort, arms, config, out, progress)
     _work(todo, len(units), lambda arm: (cohort, pixels, soft[arm]), config, n_jobs, progress)
     _chance_levels(out, cohort, config)
     write_text(out/'asked.json', json.dumps(dict(cohort=cohort.name, labels=cohort.labels, task=cohort.task, arms=arms, seeds=seeds,

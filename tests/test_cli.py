@@ -288,6 +288,14 @@ def test_a_table_from_beginning_to_end(spreadsheet, tmp_path):
     assert re.search(r'age\s+metadata\s+amount', result.output) and re.search(r'report\s+report\s+text', result.output)
     assert Run(tmp_path/'run').config['teacher'] == 'stacked'
 
+def test_the_teacher_of_a_table_needs_no_regions(capsys, monkeypatch, spreadsheet, tmp_path):
+    result = invoke('teacher', 'table', *spreadsheet, '--text', 'report', '--seeds', 1)
+    assert result.exit_code == 0 and re.search(r'test\s+\d', result.output), result.output
+    hidden = invoke('teacher', 'table', *spreadsheet, '--text', 'report', '--seeds', 1, '--hide', 'effusion', '--hide', 'costophrenic angle', '--hide', 'pleural', '--hide', 'fluid')
+    auroc = [float(re.search(r'test\s+(\d\.\d+)', r.output)[1]) for r in (result, hidden)]
+    assert auroc[0] > auroc[1]
+    assert 'nothing to localize' in fails_long(capsys, monkeypatch, 'run', 'table', *spreadsheet, '--text', 'report', '--out', tmp_path/'run', *TINY_CALL)
+
 def test_masks_of_a_table(spreadsheet, phantom, tmp_path):
     t = pd.read_csv(tmp_path/'scans.csv', sep=';', encoding='utf-8-sig')
     m = phantom.rois[phantom.rois.label == 'Pleural Effusion'].set_index('image_id')['mask']
@@ -298,7 +306,7 @@ def test_masks_of_a_table(spreadsheet, phantom, tmp_path):
     assert sum(map(int, with_roi.groups())) == len(m)
 
 @pytest.mark.parametrize('extra,message', [
-    ([], '--boxes FILE or --masks COLUMN'), (['--boxes', 'b.csv', '--masks', 'm'], 'one of them'), (['--boxes', 'b.csv'], 'nothing is privileged'),
+    ([], 'nothing is privileged'), (['--boxes', 'b.csv', '--masks', 'm'], 'one of them'), (['--boxes', 'b.csv'], 'nothing is privileged'),
     (['--boxes', 'b.csv', '--text', 'note'], "no column 'note'"), (['--boxes', 'b.csv', '--text', 'report'], 'no table at b.csv'),
     (['--masks', 'report', '--label', 'Pneumothorax', '--text', 'report'], 'one 0/1 label'), (['--boxes', 'b.csv', '--text', 'report', '--split', 'fold'], "no column 'fold'")], ids=str)
 def test_tables_that_cannot_be_worked_with(capsys, monkeypatch, spreadsheet, extra, message):

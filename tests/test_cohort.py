@@ -312,6 +312,12 @@ def test_corners_of_any_name(names):
 @pytest.mark.parametrize('names', [['x', 'y', 'w', 'h'], ['x', 'y', 'width', 'height']])
 def test_extents(names): assert as_boxes(pd.DataFrame([[1, 2, 3, 6]], columns=names))[BOX].to_numpy().tolist() == [[1, 2, 4, 8]]
 
+@pytest.mark.parametrize('name', ['image_id', 'Scan'])
+def test_boxes_may_name_their_image_as_the_table_does(tmp_path, name):
+    rois().rename(columns=dict(image_id=name)).to_csv(tmp_path/'boxes.csv', index=False)
+    c = Cohort.from_table(items().rename(columns=dict(image_id='Scan')), LABELS, tmp_path/'boxes.csv', image_id='Scan')
+    assert c.rois.image_id.tolist() == ['002', '010', 'c']
+
 def test_no_boxes_at_all():
     with pytest.raises(ValueError, match='needs the columns x0, y0, x1, y1 .*; it has image_id, left'): as_boxes(pd.DataFrame(dict(image_id=['a'], left=[1])))
 
