@@ -72,7 +72,7 @@ def finish(
     run = run_experiment(cohort, out, make_config(**config), [a.strip() for a in arms.split(',')], seeds, jobs, skip_unreadable=skip_unreadable)
     print_run(run, write_report(run, cohort))
 
-# %% ../nbs/42_cli.ipynb #17f3b014
+# %% ../nbs/42_cli.ipynb #905d38f4
 Root = Annotated[Path, typer.Option(help='The folder you downloaded.')]
 
 def busbra(
@@ -94,6 +94,8 @@ def mimic(
     uncertain:Annotated[str, typer.Option(help="What an uncertain label (-1) becomes: 'ignore', 'positive' or 'negative'.")]='ignore',
     blank:Annotated[str, typer.Option(help="What a label that is not mentioned becomes: 'negative' or 'ignore'.")]='negative',
     roi_patients:Annotated[str, typer.Option(help="Patients with regions of interest: 'keep' the official split, or move them to 'test'.")]='keep',
+    missing:Annotated[str, typer.Option(help="Images that are not on disk: 'keep' (an error, unless --skip-unreadable) or 'drop'.")]='keep',
+    test_labels:Annotated[str, typer.Option(help="Labels of the test split: 'labeler' as elsewhere, or 'radiologist', by hand for a part of it.")]='labeler',
     view:Annotated[list[str]|None, typer.Option(help='View to take; may be given several times. By default PA and AP.')]=None,
     certainty:Annotated[int, typer.Option(help='Least certainty (1 to 5) of a REFLACX ellipse.')]=3,
     section:Annotated[str, typer.Option(help="What the teacher reads of the report: 'priority' (the section that the labels were made from), 'findings', 'impression' or 'all'.")]='priority',
@@ -101,21 +103,22 @@ def mimic(
 ):
     "MIMIC-CXR, chest radiographs: the report is privileged."
     from mmpkd.mimic import MASKED_TERMS, mimic_cohort
-    return mimic_cohort(root, label or None, rois or None, reports, tables, views=tuple(view or ('PA', 'AP')), certainty=certainty, label_file=label_file, uncertain=uncertain, blank=blank, roi_patients=roi_patients, section=section,
+    return mimic_cohort(root, label or None, rois or None, reports, tables, missing=missing, test_labels=test_labels, views=tuple(view or ('PA', 'AP')), certainty=certainty, label_file=label_file, uncertain=uncertain, blank=blank, roi_patients=roi_patients, section=section,
                         mask_terms=MASKED_TERMS if mask_labels else None)
 
 def cbis(
     root:Annotated[Path, typer.Option(help='Folder with the four CSV files and, for students, the images as TCIA delivers them.')],
     task:Annotated[str, typer.Option(help="'mass', 'calc' or 'both'.")]='mass',
     classes:Annotated[int, typer.Option(help='3 (malignant, benign, benign without callback) or 2.')]=3,
-    valid:Annotated[float, typer.Option(help='Share of the training patients for validation.')]=.15,
+    valid:Annotated[float, typer.Option(help='Share of the training images for validation, whole patients.')]=.15,
     without:Annotated[list[str]|None, typer.Option(help="Kept from the teacher: 'assessment' and 'missingness' nearly say the label; may be given several times.")]=None,
     cross:Annotated[str, typer.Option(help="With --task both, patients in training of one task and test of the other: 'drop' their training images, or 'test' on all.")]='drop',
+    missing:Annotated[str, typer.Option(help="Images that are not on disk: 'keep' (an error, unless --skip-unreadable) or 'drop'.")]='keep',
     cache:Annotated[Path|None, typer.Option(help='Folder to remember the masks in; reading three thousand takes minutes, each time.')]=None,
 ):
     "CBIS-DDSM, mammograms: what the radiologist noted of each abnormality is privileged."
     from mmpkd.cbis import cbis_cohort
-    return cbis_cohort(root, task, classes, valid, without=tuple(without or ()), cross=cross, cache=cache)
+    return cbis_cohort(root, task, classes, valid, without=tuple(without or ()), cross=cross, missing=missing, cache=cache)
 
 # %% ../nbs/42_cli.ipynb #f215a43d
 def print_columns(

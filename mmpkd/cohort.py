@@ -54,7 +54,7 @@ def check_labels(
         bad = (y.isna().any(axis=1) & ~y.isna().all(axis=1)) | (y.notna().all(axis=1) & (y.sum(axis=1) != 1))
         if bad.any(): raise ValueError(f'image {items.image_id[bad].iloc[0]!r} must belong to exactly one of {_some(labels, 9)} (or to none: all blank)')
 
-# %% ../nbs/00_cohort.ipynb #7c0e9f62
+# %% ../nbs/00_cohort.ipynb #e24fa0e1
 def check_items(
     items:pd.DataFrame # One row per image, with `image_id`, `patient_id`, `split` and `image`
 ):
@@ -62,7 +62,7 @@ def check_items(
     need_columns(items, KEYS, 'items')
     for c in KEYS:
         blank = items[c].isna() | (items[c].astype(str) == '')
-        if blank.any(): raise ValueError(f'{c!r} is blank in row {items.index[blank][0]} of items')
+        if blank.any(): raise ValueError(f'{c!r} is blank in row {np.flatnonzero(blank)[0] + 1} of items')
     twice = items.image_id[items.image_id.duplicated()]
     if len(twice): raise ValueError(f'image_id must be unique; found more than once: {_some(twice.unique())}')
     odd = items[~items.split.isin(SPLITS)]
@@ -107,12 +107,12 @@ def repair_table(
     "One row per repair"
     return pd.DataFrame([*rows], columns=REPAIRS).astype(str)
 
-# %% ../nbs/00_cohort.ipynb #6b49d372
+# %% ../nbs/00_cohort.ipynb #6f26cc4f
 class Cohort:
     "Images with labels, privileged information and regions of interest"
     def __init__(self,
         items:pd.DataFrame, # One row per image: `image_id`, `patient_id`, `split`, `image` (path relative to `root`), labels, privileged columns
-        labels:list, # Names of the label columns, each 0/1/blank
+        labels:list, # Names of the label columns, each 0/1/blank; with `parts` and 'multiclass' from best to worst, since an image has the class of its worst part
         rois:pd.DataFrame=None, # One row per region of interest: `image_id`, `label`, `x0,y0,x1,y1` in original pixels, end exclusive, optionally `mask` (a path)
         text:str=None, # Name of the column with the privileged report
         tabular:list=(), # Names of the columns with privileged metadata
@@ -143,7 +143,7 @@ class Cohort:
 
     def __len__(self): return len(self.items)
 
-# %% ../nbs/00_cohort.ipynb #7ce43c66
+# %% ../nbs/00_cohort.ipynb #2eccb227
 def check_parts(
     parts:Cohort, # One row per part
     items:pd.DataFrame, # The table of images
@@ -156,6 +156,11 @@ def check_parts(
     split = parts.items.of.map(items.set_index('image_id').split)
     odd = parts.items[split != parts.items.split]
     if len(odd): raise ValueError(f'part {odd.image_id.iloc[0]!r} belongs to no image of the cohort, or is in another split')
+    known = parts.items[parts.items[labels].notna().all(axis=1)]
+    worst = known[labels].astype(float).mul(np.arange(len(labels))).sum(axis=1).groupby(known.of).max() if task == 'multiclass' else known.groupby('of')[labels].max()
+    own = items.set_index('image_id')[labels].astype(float).loc[worst.index].dropna()
+    better = (own.mul(np.arange(len(labels))).sum(axis=1) < worst.loc[own.index]) if task == 'multiclass' else (own < worst.loc[own.index]).any(axis=1)
+    if better.any(): raise ValueError(f'image {own.index[better][0]!r} has a better label than its worst part; labels go from best to worst, and an image has that of its worst part')
 
 # %% ../nbs/00_cohort.ipynb #468780f2
 @patch
@@ -278,7 +283,7 @@ def as_boxes(
         if {x, y, w, h} <= set(table): return table.drop(columns=[x, y, w, h]).assign(x0=table[x], y0=table[y], x1=table[x] + table[w], y1=table[y] + table[h])
     raise ValueError(f'{what} needs the columns {", ".join(BOX)} (or x, y, w, h); it has {_some(table.columns, 20)}')
 
-# %% ../nbs/00_cohort.ipynb #49821fb1
+# %% ../nbs/00_cohort.ipynb #2b4015ef
 def is_amount(
     x:pd.Series, # A column
     max_levels:int=10 # Numbers with at most so many different values are codes; ours, the paper does not say
@@ -294,18 +299,18 @@ def column_kinds(
         n = x.nunique()
         if n < 2: return 'constant'
         if pd.api.types.is_bool_dtype(x) or x.dropna().isin([0, 1]).all(): return '0/1'
-        if is_amount(x): return 'amount'
-        if x.dropna().astype(str).str.len().mean() > 40: return 'text'
-        if n == len(x): return 'different in each row'
-        return 'text' if n > len(x)/2 else 'category'
+        number = pd.api.types.is_numeric_dtype(x)
+        if n == len(x) and not (number and (x % 1 != 0).any()): return 'different in each row' if number or x.astype(str).str.len().mean() <= 40 else 'text'
+        if number: return 'amount' if is_amount(x) else 'category'
+        return 'text' if n > len(x)/2 or x.dropna().astype(str).str.len().mean() > 40 else 'category'
     return pd.DataFrame([dict(column=c, kind=kind(table[c]), values=table[c].nunique(), missing=round(table[c].isna().mean(), 3)) for c in table]).set_index('column')
 
-# %% ../nbs/00_cohort.ipynb #a710998d
+# %% ../nbs/00_cohort.ipynb #d4ba8976
 def patient_split(
     patients, # (N,) who each image is of
     strata, # (N,) class of each image, or any text that stands for its labels
-    valid:float=.1, # Share of the images for validation, about
-    test:float=.2, # Share for testing, about
+    valid:float=.1, # Share of the images for validation, in steps of about a twentieth, and at least one
+    test:float=.2, # Share for testing, likewise
     seed:int=0 # Of the assignment
 ) -> np.ndarray: # (N,) 'train', 'valid' or 'test'
     "All images of a patient in one split, with the classes in about the same proportions"

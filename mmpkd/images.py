@@ -161,7 +161,7 @@ def read_dicom(
     grey = _stretch(x, inner if inner.any() else counts, percentiles) if seen is None else np.rint(seen*255).astype(np.uint8)
     return (255 - grey if ds.PhotometricInterpretation == 'MONOCHROME1' else grey)[which]
 
-# %% ../nbs/01_images.ipynb #247fe0ce
+# %% ../nbs/01_images.ipynb #3852a20f
 def is_dicom(
     path:str|PathLike # Any file
 ) -> bool:
@@ -178,8 +178,10 @@ _REASONS = {InvalidDicomError: 'not a DICOM file, whatever its name', Unidentifi
            Image.DecompressionBombError: 'too many pixels', MemoryError: 'too large for the memory', PermissionError: 'no permission to read it'}
 
 def _reasoned(f, path, *args): # f(path, *args), where every error is a short reason
-    if not Path(path).is_file(): raise FileNotFoundError('missing file')
-    if not Path(path).stat().st_size: raise _Unreadable('empty file')
+    try: size = Path(path).stat().st_size if Path(path).is_file() else None
+    except OSError as e: raise _Unreadable(e.strerror) from e      # its own text has the path
+    if size is None: raise FileNotFoundError('missing file')
+    if not size: raise _Unreadable('empty file')
     try: return f(path, *args)
     except _Unreadable: raise
     except Exception as e:

@@ -8,8 +8,8 @@ Docs: https://mmpkd.github.io/mmpkd/phantom.html.md"""
 __all__ = ['DRAW', 'FINDINGS', 'SIDES', 'SITES', 'GRADES', 'WORDS', 'PRESENT', 'ABSENT', 'HEDGE', 'CHAT', 'REASON', 'METADATA',
            'CR_IMAGE', 'power_noise', 'soft', 'draw_chest', 'rescale', 'lung_axes', 'cardiomegaly', 'consolidation',
            'effusion', 'pneumothorax', 'site_look', 'stream', 'exchange', 'phantom_cases', 'grade', 'write_report',
-           'grade_column', 'write_grade', 'phantom_table', 'draw_case', 'write_dicom', 'write_png', 'write_phantom',
-           'phantom_cohort']
+           'grade_column', 'write_grade', 'phantom_table', 'draw_case', 'write_dicom', 'write_png', 'begin_phantom',
+           'finish_phantom', 'write_image', 'write_phantom', 'phantom_cohort']
 
 # %% ../nbs/05_phantom.ipynb #40e1c251
 import json, sys
@@ -416,7 +416,42 @@ def write_png(
     "Write a grey image or a mask (0 and 255) as an 8-bit PNG"
     Image.fromarray(np.round(255*np.clip(img, 0, 1)).astype(np.uint8)).save(path)
 
-# %% ../nbs/05_phantom.ipynb #903f3d9b
+# %% ../nbs/05_phantom.ipynb #6d0701cc
+def begin_phantom(
+    path:Path, # Folder to write
+    knobs:dict # What the phantom is made with
+) -> bool: # Whether there is something left to do
+    "Look before writing; raises a `FileExistsError` if something else is there"
+    record, knobs = path/'phantom.json', json.loads(json.dumps(knobs))
+    if path.is_dir() and any(path.iterdir()):
+        found = json.loads(record.read_text()) if record.is_file() else None
+        if found is None: raise FileExistsError(f'{path} is not empty and is no phantom; choose another folder')
+        done = found.pop('finished', False)
+        if found != knobs: raise FileExistsError(f'{path} holds another phantom, made with {found}; choose another folder')
+        if done: return False
+    path.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(dict(knobs, finished=False), indent=1))
+    return True
+
+def finish_phantom(
+    path:Path, # Folder that is now complete
+    knobs:dict # As for `begin_phantom`
+):
+    "Note that everything is written"
+    (path/'phantom.json').write_text(json.dumps(dict(knobs, finished=True), indent=1))
+
+def write_image(
+    file:Path, # Where to write; its suffix says how
+    img:np.ndarray, # (h, w) in [0, 1]
+    case:dict, # A row of `phantom_cases`
+    seed:int # Seed of the phantom
+):
+    "The image of one case, as PNG or as the DICOM file that its site would write"
+    if file.suffix == '.png': return write_png(file, img)
+    write_dicom(file, img, f"{seed} {case['image_id']}", 'MONOCHROME2' if case['site'] == 'A' else 'MONOCHROME1', PatientID=case['patient_id'], PatientName='Phantom',
+                PatientSex=case['sex'], PatientAge=f"{case['age']:03d}Y", ViewPosition=case['view'], InstitutionName=f"Site {case['site']}")
+
+# %% ../nbs/05_phantom.ipynb #8c683bab
 @delegates(phantom_cases)
 def write_phantom(
     path:str|PathLike, # Folder to write; must be empty, absent, or hold the same phantom
@@ -429,27 +464,15 @@ def write_phantom(
     "Write a phantom study: images, masks, `table.csv`, `rois.csv`, `truth.csv`"
     if format not in ('dicom', 'png'): raise ValueError(f"format must be 'dicom' or 'png', not {format!r}")
     path, suffix = Path(path), dict(dicom='.dcm', png='.png')[format]
-    cases = phantom_cases(n, seed, **kwargs)
-    args = signature(phantom_cases).bind(n, seed, **kwargs)
+    cases, args = phantom_cases(n, seed, **kwargs), signature(phantom_cases).bind(n, seed, **kwargs)
     args.apply_defaults()
-    knobs = json.loads(json.dumps(dict(args.arguments, format=format, mmpkd=__version__)))
-    record = path/'phantom.json'
-    if path.is_dir() and any(path.iterdir()):
-        found = json.loads(record.read_text()) if record.is_file() else None
-        if found is None: raise FileExistsError(f'{path} is not empty and is no phantom; choose another folder')
-        done = found.pop('finished', False)
-        if found != knobs: raise FileExistsError(f'{path} holds another phantom, made with {found}; choose another folder')
-        if done: return path
-    path.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(dict(knobs, finished=False), indent=1))
+    knobs = dict(args.arguments, format=format, mmpkd=__version__)
+    if not begin_phantom(path, knobs): return path
     for d in ('images', 'masks'): (path/d).mkdir(exist_ok=True)
     rois = []
     for c in track(cases.to_dict('records'), 'Drawing the phantom', transient=True, disable=not (progress and sys.stderr.isatty())):
         img, masks = draw_case(c, seed)
-        file = path/'images'/(c['image_id'] + suffix)
-        if format == 'png': write_png(file, img)
-        else: write_dicom(file, img, f"{seed} {c['image_id']}", 'MONOCHROME2' if c['site'] == 'A' else 'MONOCHROME1', PatientID=c['patient_id'],
-                          PatientName='Phantom', PatientSex=c['sex'], PatientAge=f"{c['age']:03d}Y", ViewPosition=c['view'], InstitutionName=f"Site {c['site']}")
+        write_image(path/'images'/(c['image_id'] + suffix), img, c, seed)
         for name, m in masks.items():
             mask = f"masks/{c['image_id']}_{grade_column(name).removesuffix('_grade')}.png"
             write_png(path/mask, m)
@@ -457,7 +480,7 @@ def write_phantom(
     phantom_table(cases, seed, suffix).to_csv(path/'table.csv', index=False, lineterminator='\n')
     pd.DataFrame(rois, columns=['image_id', 'label', 'x0', 'y0', 'x1', 'y1', 'mask']).to_csv(path/'rois.csv', index=False, lineterminator='\n')
     cases.to_csv(path/'truth.csv', index=False, lineterminator='\n')
-    record.write_text(json.dumps(dict(knobs, finished=True), indent=1))
+    finish_phantom(path, knobs)
     return path
 
 def phantom_cohort(

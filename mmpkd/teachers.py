@@ -134,7 +134,7 @@ def to_logits(self:Teacher, name, p): # (N, k) probabilities of one model -> (N,
     p = pd.DataFrame(p, columns=self.models[name].classes_).reindex(columns=self.labels, fill_value=0.)
     return np.log(p.clip(self.eps, 1).to_numpy())
 
-# %% ../nbs/10_teachers.ipynb #1472eb47
+# %% ../nbs/10_teachers.ipynb #c13fe6bc
 class ForestTeacher(Teacher):
     "A random forest on metadata, with out-of-bag predictions"
     modality = 'tabular'
@@ -152,7 +152,7 @@ class ForestTeacher(Teacher):
     def oob_logits(self,
         cohort:Cohort # The cohort that the forest was fitted on
     ) -> pd.DataFrame: # (N, C), indexed by `image_id`
-        "Logits by the trees that did not see the image; NaN if all saw it, and all trees answer where none did"
+        "Logits by the trees that did not see the image: NaN if every tree saw it; images that the forest was not fitted on are answered by all trees"
         out = self.logits(cohort)
         for name, ids in self.fitted_on.items():
             if not out.index.isin(ids).any(): raise ValueError(f'the forest was not fitted on any image of cohort {cohort.name!r}; out-of-bag predictions are for its training images')

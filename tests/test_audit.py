@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import TargetEncoder
 
-from mmpkd.audit import COLUMNS, IMAGE, audit, auroc, column_auroc, column_table, is_identifier, look, look_at, look_mask, mentions, reason, target_rate
+from mmpkd.audit import IMAGE, _COLUMNS, _reason, audit, auroc, column_auroc, column_table, is_identifier, look, look_at_files, look_mask, mentions, target_rate
 from mmpkd.busbra import busbra_cohort
 from mmpkd.cbis import cbis_cohort
 from mmpkd.cohort import Cohort, repair_table
@@ -32,7 +32,8 @@ def clean(tmp_path_factory):
     items = pd.DataFrame(dict(image_id=ids, patient_id=[f'SECRET {i//2}' for i in range(N)], split=['train']*60 + ['valid']*20 + ['test']*40,
                               image=[f'SECRET/{i}.png' for i in ids], nodule=np.arange(N)//2 % 2, pleural_effusion=np.arange(N)//4 % 2,
                               report=[f'QUOKKA {i}' for i in range(N)], size=rng.normal(size=N), grade=rng.integers(0, 4, N), side=rng.choice(['left', 'right'], N)))
-    rois = pd.DataFrame(dict(image_id=ids[-10:], label='nodule', x0=2, y0=3, x1=8, y1=9)).assign(mask=[f'SECRET/mask-{i}.png' for i in ids[-10:]])
+    there = [ids[i] for i in (106, 107, 110, 111, *range(114, 120))]
+    rois = pd.DataFrame(dict(image_id=there, label=['nodule']*6 + ['pleural_effusion']*2 + ['nodule']*2, x0=2, y0=3, x1=8, y1=9)).assign(mask=[f'SECRET/mask-{i}.png' for i in there])
     (root/'SECRET').mkdir()
     for f in items.image: Image.fromarray(rng.integers(0, 256, (20, 24), np.uint8)).save(root/f)
     mask = np.zeros((20, 24), np.uint8)
@@ -68,7 +69,7 @@ def test_a_clean_cohort(clean):
     a = audit(cohort_of(clean))
     assert a.ok and names(a) == {'image sizes'} and not len(a.unreadable) and not len(a.repairs)
     assert found(a, 'image sizes').text == 'Images are 24 to 24 pixels wide and 20 to 20 high.' and found(a, 'image sizes')['count'] == N
-    assert set(a.columns.column) == {'size', 'grade', 'side', 'report'} and list(a.columns) == COLUMNS
+    assert set(a.columns.column) == {'size', 'grade', 'side', 'report'} and list(a.columns) == _COLUMNS
 
 
 # Every finding, planted
@@ -92,9 +93,10 @@ def contradict(c): shutil.copy(c.root/'SECRET/im000.png', c.root/'SECRET/im002.p
 def wide_box(c): c.rois.loc[9, 'x1'] = 25
 def high_box(c): c.rois['y1'] = c.rois.y1.where(c.rois.index < 8, 20.5)
 def capitals(c): c.items.loc[0, 'patient_id'] = ' secret   40'
-def roi_in_training(c): c.rois = pd.concat([c.rois, c.rois.assign(image_id=['im000', 'im001', 'im002', *c.rois.image_id[3:]]).head(3)]).drop(columns='mask')
+def roi_in_training(c): c.rois = pd.concat([c.rois, c.rois.head(3).assign(image_id=['im002', 'im003', 'im006'])]).drop(columns='mask')
 def no_roi(c): c.rois = None
-def roi_elsewhere(c): c.rois = c.rois.assign(image_id=[f'im{i:03}' for i in range(60, 70)])
+def roi_elsewhere(c): c.rois = c.rois.assign(image_id=['im062', 'im063']*5, label='nodule')
+def denied(c): c.items.loc[119, 'nodule'] = 0
 def no_valid(c): c.items.loc[c.items.split == 'valid', 'split'] = 'train'
 def one_train(c): c.items.loc[c.items.split == 'train', 'nodule'] = 0
 def one_valid(c): c.items.loc[c.items.split == 'valid', 'nodule'] = 1
@@ -138,14 +140,15 @@ PLANTED = [ # what is done, its finding, how severe, images, count, what else is
     (wide_box, 'box outside its image', 'error', ['im119'], 1, {}),
     (high_box, 'box outside its image', 'error', ['im118', 'im119'], 2, {}),
     (capitals, 'patient in two splits', 'error', ['im000', 'im080', 'im081'], 1, {}),
-    (roi_in_training, 'regions in training', 'warning', ['im000', 'im001', 'im002'], 2, {}),
+    (roi_in_training, 'regions in training', 'warning', ['im002', 'im003', 'im006'], 2, {}),
+    (denied, 'region of an absent finding', 'warning', ['im119'], 1, {}),
     (no_roi, 'no region in test', 'error', [], 0, {}),
     (roi_elsewhere, 'no region in test', 'error', [], 0, {}),
     (no_valid, 'empty split', 'error', [], 1, {}),
     (one_train, 'one value in train', 'error', [], 1, {}),
     (one_valid, 'one value in valid', 'warning', [], 1, {}),
-    (one_test, 'one value in test', 'error', [], 1, {'blank labels'}),
-    (few_positive, 'few positives in test', 'warning', [], 1, {}),
+    (one_test, 'one value in test', 'error', [], 1, {'blank labels', 'region of an absent finding'}),
+    (few_positive, 'few positives in test', 'warning', [], 1, {'region of an absent finding'}),
     (blank_labels, 'blank labels', 'note', [f'im00{i}' for i in range(6)], 6, {}),
     (constant, 'constant column', 'warning', [], 1, {}),
     (never_given, 'constant column', 'warning', [], 1, {}),
@@ -199,7 +202,8 @@ def test_all_at_once(case):
     for i in range(40): (case.root/f'SECRET/im{i:03}.png').write_bytes(b'SECRET')
     for f in (leak, constant, number, named_label, wide_box, repaired, few_positive): f(case)
     for k in range(60): column(case, f'a column with a rather long name, number {k}', case.items['size'])
-    case.items = case.items.rename(columns={'pleural_effusion': 'a class whose name is much longer than anybody would have thought, for some reason'})
+    long = {'pleural_effusion': 'a class whose name is much longer than anybody would have thought, for some reason'}
+    case.items, case.rois = case.items.rename(columns=long), case.rois.replace({'label': long})
     case.repairs = repair_table([('x'*150, f'im{i:03}', '') for i in range(5)])
     a = audit(Cohort(case.items, ['nodule', case.items.columns[5]], case.rois, 'report', case.tabular, case.root, repairs=case.repairs))
     text = str(a)
@@ -209,18 +213,32 @@ def test_all_at_once(case):
     assert len(a.to_dict()['unreadable']) == 40 and len(found(a, 'unreadable image').image_ids) == 40
 
 
+def test_only_a_denied_region_is_warned_of(case):
+    "A blank label denies nothing; with one label, benign lesions are outlined as well"
+    case.items = case.items.astype({'nodule': float})
+    case.items.loc[118, 'nodule'] = np.nan
+    assert names(audit(cohort_of(case))) == {'image sizes', 'blank labels'}
+    case.items['nodule'] = case.items.nodule.where(case.items.index < 106, np.arange(N) % 2)
+    case.rois['label'] = 'nodule'
+    assert found(audit(cohort_of(case)), 'region of an absent finding').image_ids == ['im106', 'im110', 'im114', 'im116', 'im118']
+    assert 'region of an absent finding' not in names(audit(Cohort(case.items, ['nodule'], case.rois, root=case.root)))
+
+
 # Files
 
 def test_reasons_without_paths(tmp_path):
-    p = tmp_path/'P1'/'S 2'/'P1.dcm'
-    for text in (f'cannot open {p}', f"no such thing: '{p}'", 'cannot read P1.dcm', f'cannot read S 2/P1.dcm ({p.parent})', f'bad: "{p}": /other/P1/x, C:\\P1\\x'):
-        assert 'P1' not in reason(ValueError(text), p) and str(tmp_path) not in reason(ValueError(text), p) and reason(ValueError(text), p)
-    assert reason(ValueError('JPEG 2000 / RLE 1/2: see https://pydicom.github.io/x'), p) == 'JPEG 2000 / RLE 1/2: see https://pydicom.github.io/x'
-    assert reason(PermissionError(13, 'Permission denied', str(p)), p) == 'Permission denied'
-    assert reason(ValueError(str(p)), p) == 'ValueError'
-    assert len(reason(ValueError('a\nb '*500), p)) <= 200 and '\n' not in reason(ValueError('a\nb'), p)
-    try: raise ValueError(f'cannot read the image {p}') from KeyError('Rows')
-    except ValueError as e: assert reason(e, p) == "'Rows'"
+    "In a few words: the cause that the reader of files gives, never the sentence around it, which names the file"
+    p = tmp_path/'P1'/'P1.dcm'
+    def why(cause):
+        try: raise ValueError(f'cannot read the image {p}') from cause
+        except ValueError as e: return _reason(e)
+    assert [why(c) for c in (ValueError('truncated'), FileNotFoundError('missing file'), PermissionError(13, 'Permission denied', str(p)), None)] == ['truncated', 'missing file', 'Permission denied', 'cannot be read']
+    p.parent.mkdir()
+    for content in (b'P1', b'', b'\0'*128 + b'DICM', b'\x89PNG\r\n\x1a\nP1'):
+        p.write_bytes(content)
+        for f in (look, look_mask):
+            seen, text = f(p)
+            assert seen is None and 0 < len(text) < 80 and '\n' not in text and 'P1' not in text and str(tmp_path) not in text
 
 def test_threads_change_nothing(case):
     truncate(case), across(case), empty_mask(case)
@@ -387,9 +405,11 @@ def test_a_label_in_a_report():
 
 def test_parts_are_what_the_teacher_reads(case):
     "Columns of the parts; an image with parts of two classes; a table of counts of its own"
+    case.items.loc[119, 'nodule'] = 0                                            # it has a region of nodule; with parts, that is no fault
     images = case.items.drop(columns=['report', *case.tabular])
     parts = pd.concat([case.items.assign(of=case.items.image_id, image_id=case.items.image_id + f'-{k}', margin=case.items.nodule.map(['smooth', 'ragged'].__getitem__)) for k in (1, 2)])
     parts.loc[(parts.image_id == 'im000-2'), 'nodule'] = 1 - parts.nodule[parts.image_id == 'im000-2']
+    images.loc[0, 'nodule'] = 1
     c = Cohort(images, LABELS, case.rois, root=case.root, parts=Cohort(parts, LABELS, tabular=['margin'], root=case.root))
     a = audit(c)
     assert names(a) == {'image sizes', 'column repeats the label', 'parts of different classes'} and a.ok
@@ -427,7 +447,7 @@ def test_the_threshold(clean):
 
 def test_nothing_privileged_and_no_regions(clean):
     a = audit(Cohort(clean.items, LABELS, root=clean.root))
-    assert names(a) == {'image sizes', 'no region in test'} and not len(a.columns) and list(a.columns) == COLUMNS
+    assert names(a) == {'image sizes', 'no region in test'} and not len(a.columns) and list(a.columns) == _COLUMNS
     assert str(a) and a._repr_html_() and a.to_dict()['columns'] == []
 
 def test_a_cohort_without_images():
@@ -438,10 +458,21 @@ def test_html_is_escaped(clean):
     c = cohort_of(clean, name='<b>x</b>')
     assert '<b>' not in audit(c)._repr_html_() and '&lt;b&gt;' in audit(c)._repr_html_()
 
+def test_tables_in_words(clean):
+    "The same headings on a terminal and in a notebook, where sentences are flush left"
+    a = audit(cohort_of(clean))
+    for text in (str(a), a._repr_html_()):
+        assert all(w in text for w in ('column', 'values', 'AUROC', 'of class', 'missing', 'its AUROC', "report (label's name occurs)"))
+        assert not [w for w in ('auroc', 'levels', 'class_missing', 'image_ids') if w in text]
+    assert '<td style="text-align: left;">Images are 24 to 24 pixels wide' in a._repr_html_()
+
 def test_a_picture(clean):
     a = audit(cohort_of(clean))
     ax = a.show()
-    assert [t.get_text() for t in ax.get_yticklabels()] == a.columns.column.tolist()[::-1]
+    assert [t.get_text() for t in ax.get_yticklabels()] == [c + " (label's name occurs)"*(c == 'report') for c in a.columns.column[::-1]]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['missing or not', 'warned of from here', 'value']
+    ax.figure.canvas.draw()
+    assert not ax.get_legend().get_window_extent().overlaps(ax.bbox)
     assert [round(b.get_width() + .5, 6) for b in ax.patches] == a.columns.auroc[::-1].round(6).tolist()
     assert len(a.show(k=2).patches) == 2
     matplotlib.pyplot.close('all')
@@ -452,6 +483,6 @@ def test_look(tmp_path):
     for name, shape in (('a', (2, 3)), ('b', (2, 3)), ('c', (3, 2))): Image.fromarray(a.reshape(shape)).save(tmp_path/f'{name}.png')
     (h, w, digest, lo, hi), why = look(tmp_path/'a.png')
     assert (h, w, lo, hi, why) == (2, 3, 0, 5, None)
-    t = look_at(look, [(tmp_path/f'{f}.png',) for f in 'abcd'], pd.Index([*'wxyz']), IMAGE)
+    t = look_at_files(look, [(tmp_path/f'{f}.png',) for f in 'abcd'], pd.Index([*'wxyz']), IMAGE)
     assert t.digest['w'] == digest == t.digest['x'] != t.digest['y'] and t.reason['z'] == 'missing file' and t.drop(columns='reason').loc['z'].sum() == 0
     assert t.drop(columns='reason').memory_usage(index=False).sum() == 4*18

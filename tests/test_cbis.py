@@ -6,8 +6,8 @@ from hypothesis import given, strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 
-from mmpkd.cbis import (BOX, CLASSES, COLUMNS, DESCRIPTORS, FIXES, NOTES, OF_TASK, MaskReader, cbis_cohort, check_kinds, find_files, inside, locate,
-                        look_at, pick_mask, read_cases, series_folders, shared_patients, words)
+from mmpkd.cbis import (BOX, CLASSES, COLUMNS, DESCRIPTORS, FIXES, NOTES, OF_TASK, MaskReader, _check_kinds, cbis_cohort, find_files, inside, locate,
+                        look_at_mask, pick_mask, read_cases, series_folders, shared_patients, words)
 from mmpkd.images import cache_pixels, check_regions, mask_box, read_mask
 from mmpkd.teachers import ForestTeacher, macro_auroc
 
@@ -26,10 +26,10 @@ def raw(folder): return lambda task: pd.concat([pd.read_csv(folder/f'{task}_case
 NUMBERS = dict(mass=([1231, 0, 361], [1318, 0, 378]), calc=([1227, 0, 284], [1546, 0, 326]))
 REPAIRS = dict(
     mass={'CRLF line ends': 2, 'line break in a path': 1696, "patient also in the other task's test split": 13, "patient also in the other task's training split": 18,
-          'no image files': 1, 'assessment missing': 162, 'subtlety missing': 2, 'compound descriptor': 215, 'descriptor missing': 64, 'words in another order': 3,
+          'no image files': 1, 'assessment incomplete': 162, 'subtlety missing': 2, 'compound descriptor': 215, 'descriptor missing': 64, 'words in another order': 3,
           'combination in test only': 4},
     calc={'CRLF line ends': 2, 'line break in a path': 1872, "patient also in the other task's test split": 18, "patient also in the other task's training split": 13,
-          'no image files': 1, 'assessment missing': 76, 'density missing': 2, 'compound descriptor': 335, 'descriptor missing': 463, 'words in another order': 9,
+          'no image files': 1, 'assessment incomplete': 76, 'density missing': 2, 'compound descriptor': 335, 'descriptor missing': 463, 'words in another order': 9,
           'combination in test only': 1, 'column spelled another way': 2, 'word spelled another way': 44, 'word repeated': 2})
 
 def test_numbers(real):
@@ -51,7 +51,8 @@ def test_counts_by_other_means(real, raw):
     both = t[[d.replace('_', ' ') for d in (COLUMNS[d] for d in OF_TASK[task])]]
     assert n['descriptor missing'] == both.isna().sum().sum()
     assert n['compound descriptor'] == both.stack().str.contains('-').sum()
-    assert n['assessment missing'] == (t.assessment == '0').sum()
+    none = t.pathology[t.assessment == '0'].value_counts()
+    assert n['assessment incomplete'] == none.sum() and none.to_dict() == dict(mass=dict(BENIGN=140, MALIGNANT=22), calc=dict(BENIGN=39, MALIGNANT=37))[task]   # nobody without callback
     assert n['line break in a path'] == t.filter(like='path').drop(columns='pathology').stack().str.contains('\n').sum()
     if task == 'calc': assert n['word spelled another way'] == both.stack().str.count('LUCENT_CENTERED').sum()
 
@@ -119,7 +120,11 @@ def test_both_tasks(folder):
     drop, move = (cbis_cohort(folder, 'both', cross=k, valid=0) for k in ('drop', 'test'))
     assert drop.counts().images['test'] == 361 + 284 and len(move) == 1231 + 361 + 1227 + 284 and move.items.image_id.is_unique
     n = drop.repair_counts()
-    assert n['patient in two splits'] == len(move) - len(drop) == move.repair_counts()['patient in two splits'] and n['same view in both tasks'] == 71
+    assert n['patient in two splits'] == len(move) - len(drop) == move.repair_counts()['patient in two splits'] and n['same view in both tasks'] == 42 and move.repair_counts()['same view in both tasks'] == 71
+    for c, differ in ((drop, 11), (move, 20)):              # labels of one picture, in the two tables
+        pairs, worst = c.repairs[c.repairs.repair == 'same view in both tasks'], c.y().idxmax(axis=1).set_axis(c.items.image_id)
+        other = pairs.note.str.removeprefix('also ')
+        assert {*pairs.id, *other} <= set(worst.index) and (worst[pairs.id].to_numpy() != worst[other].to_numpy()).sum() == differ
     for c in (drop, move): assert c.items.groupby('patient_id').split.nunique().max() == 1 and 'task' in c.tabular
     assert (drop.parts.items.loc[drop.parts.items.task == 'calc', [t for t in drop.parts.tabular if t.startswith(('shape', 'margins'))]] == 0).all(axis=None)
     with pytest.raises(ValueError, match="31 patients are in both the training split of one task and the test split"): cbis_cohort(folder, 'both', unrepaired='patient in two splits')
@@ -138,7 +143,7 @@ def test_two_classes(folder):
     assert c.labels == ['MALIGNANT'] and c.task == 'multilabel' and c.parts.y().MALIGNANT.sum() == 637 + 147
 
 def test_off_switches_on_real_tables(folder):
-    c = cbis_cohort(folder, 'calc', valid=0, unrepaired=('word spelled another way', 'assessment missing'))
+    c = cbis_cohort(folder, 'calc', valid=0, unrepaired=('word spelled another way', 'assessment incomplete'))
     assert 'type LUCENT_CENTERED' in c.parts.tabular and c.parts.items['type LUCENT_CENTERED'].sum() == 44 and (c.parts.items.assessment == 0).sum() == 76
     assert 'word spelled another way' not in c.repair_counts()
     c = cbis_cohort(folder, 'calc', valid=0, unrepaired='compound descriptor')
@@ -326,8 +331,8 @@ def test_zeros_and_blanks(tmp_path):
     rows = [row('P_00001') | dict(assessment=0, subtlety=None, breast_density=0), row('P_00002')]
     c = cbis_cohort(write(tmp_path, rows), valid=0)
     assert c.items.loc[0, ['assessment', 'subtlety', 'density']].isna().all()
-    assert count(c) == {'no image files': 1, 'assessment missing': 1, 'subtlety missing': 1, 'density missing': 1}
-    off = cbis_cohort(tmp_path, valid=0, unrepaired=[f'{k} missing' for k in ('assessment', 'subtlety', 'density')])
+    assert count(c) == {'no image files': 1, 'assessment incomplete': 1, 'subtlety missing': 1, 'density missing': 1}
+    off = cbis_cohort(tmp_path, valid=0, unrepaired=['assessment incomplete', 'subtlety missing', 'density missing'])
     assert off.items.loc[0, ['assessment', 'density']].tolist() == [0, 0] and pd.isna(off.items.subtlety[0])
 
 def test_words_in_test_only(tmp_path):
@@ -356,7 +361,7 @@ def test_arguments_that_cannot_be(small, options):
 def test_every_kind_can_be_switched_off(small):
     "Where there is nothing to repair, it makes no difference"
     whole = cbis_cohort(small[0], valid=0).fingerprint()
-    assert check_kinds('mask all one') == ('mask all one',) and not set(FIXES) & set(NOTES)
+    assert _check_kinds('mask all one') == ('mask all one',) and not set(FIXES) & set(NOTES)
     for kind in FIXES: assert cbis_cohort(small[0], valid=0, unrepaired=kind).fingerprint() == whole
 
 
@@ -478,9 +483,9 @@ def test_masks_in_other_encodings(tmp_path):
     dicom(tmp_path/'one.dcm', np.zeros(SHAPE, np.uint8), photometric='MONOCHROME1')
     dicom(tmp_path/'frames.dcm', np.stack([mask()]*2))
     for f in ('rle', 'dark'):
-        seen = look_at(tmp_path/f'{f}.dcm', SHAPE)
+        seen = look_at_mask(tmp_path/f'{f}.dcm', SHAPE)
         assert seen['values'] == 'two' and [seen[c] for c in BOX] == GOOD[0] and mask_box(read_mask(tmp_path/f'{f}.dcm', SHAPE)) == tuple(GOOD[0])
-    assert look_at(tmp_path/'frames.dcm', SHAPE)['values'] == 'unreadable'
+    assert look_at_mask(tmp_path/'frames.dcm', SHAPE)['values'] == 'unreadable'
 
 def test_a_header_decides_without_decoding(tmp_path):
     "If one file has the image's size, the other is not even looked at"

@@ -54,11 +54,11 @@ def test_a_wrong_label_is_shown_as_a_number(dtype, shown):              # not as
 @pytest.mark.parametrize('blank', [None, np.nan, pd.NA])
 @pytest.mark.parametrize('column', KEYS)
 def test_a_blank_key(column, blank):
-    with pytest.raises(ValueError, match=f"'{column}' is blank in row 4"): cohort(**replaced(column, 4, blank))
+    with pytest.raises(ValueError, match=f"'{column}' is blank in row 5"): cohort(**replaced(column, 4, blank))
 
 @pytest.mark.parametrize('column', ['image_id', 'patient_id'])
 def test_an_empty_word_is_blank(column):                                # as from read_csv(keep_default_na=False)
-    with pytest.raises(ValueError, match=f"'{column}' is blank in row 4"): cohort(**replaced(column, 4, ''))
+    with pytest.raises(ValueError, match=f"'{column}' is blank in row 5"): cohort(**replaced(column, 4, ''))
 
 def test_a_patient_in_two_splits():
     with pytest.raises(ValueError, match='1 patients are in more than one split, with the images 001, 002; .* must be in the same split'): cohort(**replaced('split', 1, 'test'))
@@ -367,28 +367,36 @@ def test_repairs_stay_with_the_cohort():
     assert cohort().repairs.columns.tolist() == ['repair', 'id', 'note'] and c.fingerprint() == Cohort(items(), LABELS).fingerprint()
 
 def parts(**changes):
-    t = pd.DataFrame(dict(image_id=['001_1', '001_2', 'c_1'], of=['001', '001', 'c'], patient_id=['07', '07', '11'], split=['train', 'train', 'test'], image='x.png', mass=[0, 1, 1], calc=0, shape=['oval', 'round', 'oval']))
+    t = pd.DataFrame(dict(image_id=['001_1', '001_2', 'c_1'], of=['001', '001', 'c'], patient_id=['07', '07', '11'], split=['train', 'train', 'test'], image='x.png', mass=[0, 0, 1], calc=0, shape=['oval', 'round', 'oval']))
     return Cohort(t.assign(**changes), LABELS, tabular=['shape'])
 
 def test_parts_go_where_their_image_goes():
     c = Cohort(items(), LABELS, parts=parts())
     assert c.split('train').parts.items.image_id.tolist() == ['001_1', '001_2'] and c.split('test').parts.items.of.tolist() == ['c']
     assert len(c.split('valid').parts) == 0 and '3 parts' in repr(c)
-    assert c.fingerprint() != Cohort(items(), LABELS).fingerprint() != Cohort(items(), LABELS, parts=parts(mass=[1, 0, 1])).fingerprint()
+    assert c.fingerprint() != Cohort(items(), LABELS).fingerprint() != Cohort(items(), LABELS, parts=parts(shape='oval')).fingerprint()
 
 def test_parts_of_nothing():
     with pytest.raises(ValueError, match="part 'c_1' belongs to no image"): Cohort(items(), LABELS, parts=parts(of=['001', '001', 'z']))
     with pytest.raises(ValueError, match="part '001_1' .* in another split"): Cohort(items(), LABELS, parts=parts(split=['valid', 'valid', 'test']))
     with pytest.raises(ValueError, match='must be the same'): Cohort(items(), ['mass'], parts=parts())
+    with pytest.raises(ValueError, match="image 'c' has a better label than its worst part"): Cohort(items(), LABELS, parts=parts(calc=[0, 0, 1]))
     with pytest.raises(ValueError, match="parts has no column 'of'"): Cohort(items(), LABELS, parts=Cohort(items(), LABELS))
+
+
+def test_classes_go_from_best_to_worst():
+    t = pd.DataFrame(dict(image_id=['a', 'b', 'c'], patient_id=['a', 'b', 'c'], split='train', image='x.png', kind=['bad', 'good', 'bad'])).join(pd.DataFrame(dict(good=[0, 1, 0], bad=[1, 0, 1])))
+    p = pd.DataFrame(dict(image_id=['a1', 'a2', 'b1', 'c1'], of=['a', 'a', 'b', 'c'], patient_id=['a', 'a', 'b', 'c'], split='train', image='x.png', good=[1, 0, 1, 0], bad=[0, 1, 0, 1]))
+    assert len(Cohort(t, ['good', 'bad'], task='multiclass', parts=Cohort(p, ['good', 'bad'], task='multiclass')).parts) == 4
+    with pytest.raises(ValueError, match="image 'a' has a better label .* from best to worst"): Cohort(t, ['bad', 'good'], task='multiclass', parts=Cohort(p, ['bad', 'good'], task='multiclass'))
 
 
 # What is in the columns
 
 def test_kinds_of_columns():
-    t = pd.DataFrame(dict(name=[f'n{i}' for i in range(40)], code=[i % 4 for i in range(40)], yes=[i % 2 for i in range(40)], dose=np.arange(40)/7, site=['A', 'B']*20,
+    t = pd.DataFrame(dict(name=[f'n{i}' for i in range(40)], number=range(1000, 1040), twice=[i//2*1000 for i in range(40)], code=[i % 4 for i in range(40)], yes=[i % 2 for i in range(40)], dose=np.arange(40)/7, site=['A', 'B']*20,
                           same=1, said=[f'a sentence of more than forty letters, number {i % 30}' for i in range(40)], gone=np.nan))
-    assert column_kinds(t).kind.to_dict() == dict(name='different in each row', code='category', yes='0/1', dose='amount', site='category', same='constant', said='text', gone='constant')
+    assert column_kinds(t).kind.to_dict() == dict(name='different in each row', number='different in each row', twice='amount', code='category', yes='0/1', dose='amount', site='category', same='constant', said='text', gone='constant')
     assert column_kinds(t).missing['gone'] == 1 and column_kinds(t)['values']['code'] == 4
 
 def test_a_table_that_is_a_table_is_not_copied():

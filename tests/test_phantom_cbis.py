@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pydicom, pytest
 from mmpkd.cbis import BOX, CLASSES, FIXES, NOTES, OF_TASK, cbis_cohort
 from mmpkd.images import cache_pixels, check_regions, mask_box, read_image, read_mask, resize_mask, unreadable
 from mmpkd.phantom_cbis import (ASSESSED, DRAW, FAULTS, LAYOUTS, LOOKS, SPELLINGS, allot, cbis_cases, draw_breast, draw_picture, hull, phantom_cbis, plant_faults,
-                                spoil_mask, stream, uid, write_tables)
+                                _uid, spoil_mask, stream, write_tables)
 from mmpkd.teachers import ForestTeacher, macro_auroc
 
 VIEWS = list(itertools.product(('LEFT', 'RIGHT'), ('CC', 'MLO')))
@@ -45,6 +45,17 @@ def test_every_abnormality_can_be_drawn_anywhere(task, first, second):
         change = np.abs(new - img)
         assert mask.shape == img.shape and not (mask & ~regions['breast']).any() and min(x1 - x0, y1 - y0) >= 3
         assert np.isfinite(new).all() and change[mask].mean() > 4*change[~mask].mean()
+
+@pytest.mark.parametrize('kind', sorted({first for looks, _ in LOOKS['calc'] for first in looks}))
+@pytest.mark.parametrize('distribution', ['CLUSTERED', 'LINEAR', 'DIFFUSELY_SCATTERED'])
+def test_all_of_a_calcification_is_in_the_mask(kind, distribution):
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        img, regions = draw_breast(rng, (200, 130), *VIEWS[seed % 4])
+        at = np.argwhere(regions['inner'])
+        new, mask = DRAW['calc'](img, regions, rng, tuple(at[rng.integers(len(at))]), kind, distribution, 3)
+        spots = (new - img)/(.16 + .07*3)
+        assert (spots > .2).any() and not ((spots > .2) & ~mask).any()
 
 def test_obvious_is_brighter():
     for task, first, second in (('mass', 'OVAL', 'CIRCUMSCRIBED'), ('calc', 'PUNCTATE', 'CLUSTERED')):
@@ -118,7 +129,7 @@ def test_a_view_in_both_tasks_is_one_picture():
 
 def test_every_kind_of_repair_is_planted_somewhere():
     planted = {k for task in SPELLINGS for *_, kinds in SPELLINGS[task] for k in kinds} | set(FAULTS) - {'image truncated'}
-    elsewhere = {'crop and mask swapped', 'line break in a path', 'row repeated', 'density missing', 'assessment missing', 'subtlety missing', 'patient in two splits'}
+    elsewhere = {'crop and mask swapped', 'line break in a path', 'row repeated', 'density missing', 'assessment incomplete', 'subtlety missing', 'patient in two splits'}
     assert planted & elsewhere == set() and set(FIXES) == (planted | elsewhere) - set(NOTES)
 
 def test_faults_do_not_meet():
@@ -135,7 +146,7 @@ def test_spoiled_masks():
     assert spoil_mask(m, None).sum() == 255*m.sum() and spoil_mask(m, 'mask all one').min() == 255 and not spoil_mask(m, 'mask all zero').any()
     with pytest.raises(ValueError): resize_mask(spoil_mask(m, 'mask of another aspect') > 0, 30, 20)
 
-def test_uid(): assert uid(1, 'a') == uid(1, 'a') != uid(2, 'a') and len(uid(1, 'a')) <= 64 and pydicom.uid.UID(uid(1, 'a')).is_valid
+def test_uid(): assert _uid(1, 'a') == _uid(1, 'a') != _uid(2, 'a') and len(_uid(1, 'a')) <= 64 and pydicom.uid.UID(_uid(1, 'a')).is_valid
 
 
 # The download, in each layout
