@@ -547,7 +547,7 @@ def find_regions(
     if done and all(row[0] == 'mask not found' for row in more) and not any(roi for roi, _ in done): more = [('no mask files', 'all', f'{len(done)} abnormalities have none')]
     return files, [roi for roi, _ in done if roi], rows + more
 
-# %% ../nbs/03_cbis.ipynb #1efa1b86
+# %% ../nbs/03_cbis.ipynb #6dbd405f
 def cbis_cohort(
     root:str|PathLike, # Folder of the download, or just of the CSV files
     task:str='mass', # 'mass', 'calc' or 'both'
@@ -577,7 +577,7 @@ def cbis_cohort(
     rows += more + found + said
     refused = [r for r in rows if r[0] in unrepaired and FIXES[r[0]][1] == 'an error']
     if refused: raise ValueError(f'{len(refused)} times {refused[0][0]!r} ({refused[0][1]}: {refused[0][2]}), and it is in unrepaired')
-    return assemble(t.assign(image=[files.get(i, p.strip()) for i, p in zip(t.of, t.image)]), columns, rois, rows, root, classes, valid, seed, without, f'CBIS-DDSM {task}')
+    return assemble(t.assign(image=[files.get(i, p.strip()) for i, p in zip(t.of, t.image)]), columns, rois, rows, root, classes, valid, seed, without, ('phantom of ' if (Path(root)/'phantom.json').is_file() else '') + f'CBIS-DDSM {task}')
 
 # %% ../nbs/03_cbis.ipynb #fc832dd6
 def assemble(

@@ -531,7 +531,7 @@ def _choose_labels(labels, boxes, terms): # Those named, or those that regions a
     if bare: raise ValueError(f'mask_terms has no names for {bare[0]!r}; add them, or take mask_terms=None to leave all names in the reports')
     return labels
 
-# %% ../nbs/02_mimic.ipynb #f0d0dae2
+# %% ../nbs/02_mimic.ipynb #84e089e4
 def mimic_cohort(
     root:str|PathLike, # Folder with `files`, of either release
     labels:list=None, # Columns of the label file; None for those of `ROI_LABELS` that have regions in `rois`, all eight without `rois` (ours)
@@ -571,4 +571,4 @@ def mimic_cohort(
     log += roi_log
     if boxes is not None: boxes = _place_rois(boxes, log, items, root, labels, metadata, n_jobs)
     if boxes is not None and roi_patients == 'test': items = _move_patients(items, log, boxes)
-    return Cohort(items, labels, boxes, text=None if reports is False else 'report', root=root, name='MIMIC-CXR', repairs=repair_table(log))
+    return Cohort(items, labels, boxes, text=None if reports is False else 'report', root=root, name=('phantom of ' if (Path(root)/'phantom.json').is_file() else '') + 'MIMIC-CXR', repairs=repair_table(log))
