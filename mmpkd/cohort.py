@@ -305,7 +305,7 @@ def column_kinds(
         return 'text' if n > len(x)/2 or x.dropna().astype(str).str.len().mean() > 40 else 'category'
     return pd.DataFrame([dict(column=c, kind=kind(table[c]), values=table[c].nunique(), missing=round(table[c].isna().mean(), 3)) for c in table]).set_index('column')
 
-# %% ../nbs/00_cohort.ipynb #d4ba8976
+# %% ../nbs/00_cohort.ipynb #5158fa61
 def patient_split(
     patients, # (N,) who each image is of
     strata, # (N,) class of each image, or any text that stands for its labels
@@ -316,17 +316,20 @@ def patient_split(
     "All images of a patient in one split, with the classes in about the same proportions"
     if not (valid >= 0 and test >= 0 and valid + test < 1): raise ValueError(f'valid and test must be shares of at least 0 and together below 1, not {valid} and {test}')
     patients, strata = np.asarray(patients).astype(str), np.asarray(strata).astype(str)
-    n = min(20, len(set(patients)))
-    ends = np.rint(np.cumsum([test, valid])*n) if n > 1 else [0, 0]                       # folds, of which a split takes the first few
-    if n > 1: ends = np.maximum(ends, np.cumsum([test > 0, valid > 0]))
-    if ends[1] >= n and ends[1]: raise ValueError(f'{len(set(patients))} patients are too few for {len({0, valid > 0, test > 0}) + 1} splits')
-    out = np.full(len(patients), 'train', object)
-    if not ends[1]: return out
+    out, held = np.full(len(patients), 'train', object), [test > 0, valid > 0]
+    if not any(held): return out
+    names = np.unique(patients)
+    if len(names) <= sum(held): raise ValueError(f'{len(names)} patients are too few for {sum(held) + 1} splits')
+    n = min(20, len(names))
     size = pd.Series(strata).value_counts()
     rare = pd.Series(strata).map(size).to_numpy() < n                                     # too few to be spread
     strata = np.where(rare, 'rare' if rare.sum() >= n else size.index[0], strata)
-    folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(patients, strata, patients)
-    for k, (_, fold) in enumerate(folds): out[fold] = 'test' if k < ends[0] else 'valid' if k < ends[1] else 'train'
+    folds = [f for _, f in StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(patients, strata, patients) if len(f)]
+    if len(folds) <= sum(held): folds = [np.flatnonzero(patients == p) for p in np.random.default_rng(seed).permutation(names)]
+    m, a = len(folds), max(round(test*len(folds)), held[0])
+    b = min(max(round((test + valid)*m) - a, held[1]), m - 1 - held[0])                   # `a` folds for testing, `b` for validation, at least one for training
+    a = min(a, m - 1 - b)
+    for k, fold in enumerate(folds): out[fold] = 'test' if k < a else 'valid' if k < a + b else 'train'
     return out
 
 # %% ../nbs/00_cohort.ipynb #8655048d
