@@ -470,7 +470,7 @@ def test_one_kind_of_label_to_judge_by(small):
     c, valid = cohort(), cohort(ids='v', mass=1., calc=0.)
     with pytest.raises(ValueError, match='reports for validation have only one kind of label in each class; take a larger holdout'): bert(small).fit(c, valid)
     with pytest.raises(ValueError, match="all .* known answers for 'calc' are"): bert(small).fit(cohort(calc=1.))
-    with pytest.raises(ValueError, match='patients are too few'): bert(small, holdout=.9).fit(c.take(['im0', 'im2']))
+    with pytest.raises(ValueError, match='a teacher needs at least two different ones'): bert(small, holdout=.9).fit(c.take(['im0', 'im2']))
 
 @pytest.mark.parametrize('argument', [dict(epochs=0), dict(bs=0), dict(max_length=0), dict(patience=0), dict(holdout=1.), dict(holdout=-.1)], ids=str)
 def test_arguments_that_cannot_be(argument):
