@@ -58,7 +58,7 @@ def cls_attention(
     a = attention(model, x, layer)[:, :, 0, model.num_prefix_tokens:].mean(dim=1)                    # (B, patches)
     return a.unflatten(1, model.patch_embed.grid_size)
 
-# %% ../nbs/21_attention.ipynb #edbcc1f5
+# %% ../nbs/21_attention.ipynb #6961195d
 class AttentionMaps:
     "Maps on the patch grid, and the way back to the original pixels"
     def __init__(self,
@@ -93,6 +93,7 @@ class AttentionMaps:
         "Maps from a file; nothing is unpickled"
         with np.load(path) as f: return cls(f['maps'], [str(k) for k in f['image_ids']], [Geometry(*map(int, g)) for g in f['hws']])
 
+# %% ../nbs/21_attention.ipynb #b66e98e3
 def attention_maps(
     student:Student, # A trained student
     pixels:Pixels, # The pixel cache

@@ -7,9 +7,10 @@ Docs: https://mmpkd.github.io/mmpkd/cli.html.md"""
 # %% auto #0
 __all__ = ['app', 'run_app', 'audit_app', 'teacher_app', 'phantom_app', 'console', 'Root', 'Out', 'Arms', 'Seeds', 'TeacherName',
            'TextModel', 'Preset', 'Lam', 'Temperature', 'Size', 'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision',
-           'Tau', 'Jobs', 'SkipUnreadable', 'PhantomPath', 'PhantomN', 'PhantomSeed', 'Dirt', 'DEMO', 'main_options',
-           'print_run', 'finish', 'busbra', 'mimic', 'cbis', 'print_columns', 'table', 'auto_teacher', 'run', 'audit',
-           'teach', 'add_command', 'phantom_mimic_command', 'phantom_cbis_command', 'demo', 'predict', 'main']
+           'Tau', 'Jobs', 'SkipUnreadable', 'DEFAULTS', 'PhantomPath', 'PhantomN', 'PhantomSeed', 'Dirt', 'DEMO',
+           'main_options', 'print_run', 'finish', 'busbra', 'mimic', 'cbis', 'print_columns', 'table', 'auto_teacher',
+           'run', 'audit', 'teach', 'add_command', 'phantom_mimic_command', 'phantom_cbis_command', 'demo', 'predict',
+           'main']
 
 # %% ../nbs/42_cli.ipynb #48a9f779
 import sys, warnings
@@ -72,7 +73,7 @@ def finish(
     run = run_experiment(cohort, out, make_config(**config), [a.strip() for a in arms.split(',')], seeds, jobs, skip_unreadable=skip_unreadable)
     print_run(run, write_report(run, cohort))
 
-# %% ../nbs/42_cli.ipynb #905d38f4
+# %% ../nbs/42_cli.ipynb #969ccff2
 Root = Annotated[Path, typer.Option(help='The folder you downloaded.')]
 
 def busbra(
@@ -84,6 +85,7 @@ def busbra(
     from mmpkd.busbra import busbra_cohort
     return busbra_cohort(root, test_fold, valid_fold)
 
+# %% ../nbs/42_cli.ipynb #bc577426
 def mimic(
     root:Root,
     reports:Annotated[Path|None, typer.Option(help='Folder with the reports, if they are not below root (the JPG release has none).')]=None,
@@ -106,6 +108,7 @@ def mimic(
     return mimic_cohort(root, label or None, rois or None, reports, tables, missing=missing, test_labels=test_labels, views=tuple(view or ('PA', 'AP')), certainty=certainty, label_file=label_file, uncertain=uncertain, blank=blank, roi_patients=roi_patients, section=section,
                         mask_terms=MASKED_TERMS if mask_labels else None)
 
+# %% ../nbs/42_cli.ipynb #bab3f442
 def cbis(
     root:Annotated[Path, typer.Option(help='Folder with the four CSV files and, for students, the images as TCIA delivers them.')],
     task:Annotated[str, typer.Option(help="'mass', 'calc' or 'both'.")]='mass',
@@ -120,7 +123,7 @@ def cbis(
     from mmpkd.cbis import cbis_cohort
     return cbis_cohort(root, task, classes, valid, without=tuple(without or ()), cross=cross, missing=missing, cache=cache)
 
-# %% ../nbs/42_cli.ipynb #f215a43d
+# %% ../nbs/42_cli.ipynb #ff943a73
 def print_columns(
     items, # The table
     roles:dict # Column -> what it is used as
@@ -132,6 +135,7 @@ def print_columns(
     for r in kinds.itertuples(): table.add_row(r.Index, roles[r.Index], r.kind, str(r.values), f'{r.missing:.1%}')
     Console(width=max(console.width, 100)).print(table)
 
+# %% ../nbs/42_cli.ipynb #7007d4cf
 def table(
     table:Annotated[Path, typer.Option(help='One row per image: .csv, .tsv (also .gz) or .parquet.')],
     label:Annotated[list[str], typer.Option(help='Label column (0, 1 or blank); may be given several times. With --task multiclass: the one column that names the class.')],
@@ -167,7 +171,7 @@ def table(
     if hide and text: items = items.assign(**{text: [mask_labels(r, dict(hidden=hide)) if isinstance(r, str) else r for r in items[text]]})
     return Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem, valid, test, split_seed)
 
-# %% ../nbs/42_cli.ipynb #2fea59d3
+# %% ../nbs/42_cli.ipynb #ac74052d
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
 Arms = Annotated[str, typer.Option(help='What to compare, separated by commas: baseline, in-sample (the paper), out-of-bag (forests), out-of-fold.')]
 Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
@@ -187,12 +191,14 @@ Tau = Annotated[float, typer.Option(help='Boxes are drawn around attention of at
 Jobs = Annotated[int, typer.Option(min=1, help='Students trained at a time, each with its share of the cores; 1 on a GPU.')]
 SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out images that cannot be decoded, and count them in the report; without it they are an error.')]
 
+# %% ../nbs/42_cli.ipynb #9d4580a2
 def auto_teacher(
     cohort # A `Cohort`
 ) -> str:
     "The teacher for what is privileged in this cohort"
     return 'stacked' if cohort.text and cohort.tabular else 'bow' if cohort.text else 'forest'
 
+# %% ../nbs/42_cli.ipynb #fd159e60
 def run(
     load, # Makes the cohort
     data:dict, # How it is made, for the record
@@ -220,6 +226,7 @@ def run(
     finish(cohort, out, arms, seeds, jobs, skip_unreadable, teacher=auto_teacher(cohort) if teacher == 'auto' else teacher, teacher_args=dict(model=text_model) if text_model else None,
            preset=preset, lam=lam, T=temperature, size=size, epochs=epochs, bs=bs, lr=lr, augment=augment, weights=weights, precision=precision, convention=dict(tau=tau), data=data)
 
+# %% ../nbs/42_cli.ipynb #104167b9
 def audit(
     load, # Makes the cohort
     data:dict, # Not used
@@ -235,6 +242,7 @@ def audit(
     if json: a.save(json)
     if not a.ok: raise typer.Exit(1)
 
+# %% ../nbs/42_cli.ipynb #3ab9dbe1
 def teach(
     load, # Makes the cohort
     data:dict, # Not used
@@ -255,7 +263,7 @@ def teach(
     for c in t: table.add_row(c, plus_minus(t.loc['mean', c], t.loc['sd', c] if seeds > 1 else float('nan'), 3))
     console.print(table)
 
-# %% ../nbs/42_cli.ipynb #7a3fbdd4
+# %% ../nbs/42_cli.ipynb #776c5589
 def add_command(
     part:typer.Typer, # Where to
     verb, # `run`, `audit` or `teach`
@@ -272,10 +280,16 @@ def add_command(
     command.__signature__, command.__doc__ = Signature(params), f'{source.__doc__}'
     part.command(source.__name__)(command)
 
-for source, defaults in [(busbra, dict(arms='baseline,out-of-bag', size=160)), (mimic, dict(teacher='bert')), (cbis, {}), (table, {})]:
-    add_command(run_app, run, source, out=Path(f'mmpkd-{source.__name__}'), **defaults)
+DEFAULTS = { # Of each source: for `run`, for `teach`
+    busbra: (dict(arms='baseline,out-of-bag', size=160), {}),
+    mimic: (dict(teacher='bert'), dict(teacher='bert')),
+    cbis: ({}, dict(valid=0.)), # as the paper, on all official training patients
+    table: ({}, {})}
+
+for source, (for_run, for_teacher) in DEFAULTS.items():
+    add_command(run_app, run, source, out=Path(f'mmpkd-{source.__name__}'), **for_run)
     add_command(audit_app, audit, source)
-    add_command(teacher_app, teach, source, **{k: v for k, v in defaults.items() if k == 'teacher'}, **(dict(valid=0.) if source is cbis else {}))
+    add_command(teacher_app, teach, source, **for_teacher)
 
 # %% ../nbs/42_cli.ipynb #96d41fe7
 PhantomPath = Annotated[Path, typer.Argument(help='Folder to write.')]

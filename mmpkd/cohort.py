@@ -143,7 +143,7 @@ class Cohort:
 
     def __len__(self): return len(self.items)
 
-# %% ../nbs/00_cohort.ipynb #2eccb227
+# %% ../nbs/00_cohort.ipynb #4c9a9c78
 def check_parts(
     parts:Cohort, # One row per part
     items:pd.DataFrame, # The table of images
@@ -156,11 +156,10 @@ def check_parts(
     split = parts.items.of.map(items.set_index('image_id').split)
     odd = parts.items[split != parts.items.split]
     if len(odd): raise ValueError(f'part {odd.image_id.iloc[0]!r} belongs to no image of the cohort, or is in another split')
-    known = parts.items[parts.items[labels].notna().all(axis=1)]
-    worst = known[labels].astype(float).mul(np.arange(len(labels))).sum(axis=1).groupby(known.of).max() if task == 'multiclass' else known.groupby('of')[labels].max()
-    own = items.set_index('image_id')[labels].astype(float).loc[worst.index].dropna()
-    better = (own.mul(np.arange(len(labels))).sum(axis=1) < worst.loc[own.index]) if task == 'multiclass' else (own < worst.loc[own.index]).any(axis=1)
-    if better.any(): raise ValueError(f'image {own.index[better][0]!r} has a better label than its worst part; labels go from best to worst, and an image has that of its worst part')
+    def rank(t): y = t[labels].astype(float); return (y @ np.arange(len(labels))).to_frame() if task == 'multiclass' else y
+    worst = rank(parts.items).groupby(parts.items.of).max()
+    better = (rank(items.set_index('image_id')).loc[worst.index] < worst).any(axis=1)              # not where a label is blank
+    if better.any(): raise ValueError(f'image {worst.index[better][0]!r} has a better label than its worst part; labels go from best to worst, and an image has that of its worst part')
 
 # %% ../nbs/00_cohort.ipynb #468780f2
 @patch

@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/experiment.html.md"""
 # %% auto #0
 __all__ = ['ARMS', 'TRIVIAL', 'arm_title', 'make_config', 'environment', 'write_text', 'run_unit', 'run_experiment', 'Run']
 
-# %% ../nbs/40_experiment.ipynb #fc38eda1
+# %% ../nbs/40_experiment.ipynb #5b84934c
 import hashlib, json, platform, shutil, subprocess, sys, time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from joblib import Parallel, delayed
 from rich.progress import Progress
 
@@ -256,7 +257,7 @@ def _chance_levels(out, cohort, config):
     pd.concat(parts, ignore_index=True).to_parquet(path.with_suffix('.part'))
     path.with_suffix('.part').replace(path)
 
-# %% ../nbs/40_experiment.ipynb #d5d430ca
+# %% ../nbs/40_experiment.ipynb #4787adb2
 class Run:
     "A finished run folder"
     def __init__(self,
@@ -278,26 +279,32 @@ class Run:
         t = pd.read_parquet(self.folder/'labels.parquet')
         return t[t.split == split].set_index('image_id')[self.asked['labels']].astype(float)
 
-    def scores(self) -> pd.DataFrame: # One row per test image, arm and seed
-        "Localization scores of all units"
-        return pd.concat([pd.read_parquet(self.unit(a, s)/'scores.parquet').assign(arm=a, seed=s) for a in self.arms for s in range(self.seeds)], ignore_index=True)
-
-    def per_seed(self) -> pd.DataFrame: # One row per arm and seed: `auroc` and the mean localization scores
-        "What the statistics work on"
-        y = self.labels('test')
-        auroc = [dict(arm=a, seed=s, auroc=macro_auroc(y, pd.read_parquet(self.unit(a, s)/'predictions.parquet').loc[y.index])) for a in self.arms for s in range(self.seeds)]
-        return pd.DataFrame(auroc).merge(per_run(self.scores()), on=['arm', 'seed'])
-
-    def trivial(self) -> pd.DataFrame: # One row per trivial localizer
-        "Chance levels"
-        return per_run(pd.read_parquet(self.folder/'trivial.parquet').assign(seed=0).rename(columns={'localizer': 'arm'})).drop(columns='seed')
-
-    def comparison(self) -> pd.DataFrame: # One row per arm and metric
-        "Tests of each arm against the baseline"
-        return compare_arms(self.per_seed())
-
-    def verdicts(self) -> dict: # One text per arm
-        "What may be said"
-        return verdict(self.comparison())
-
     def __repr__(self): return f"Run of {self.asked['cohort']!r}: {', '.join(map(arm_title, self.arms))}; {self.seeds} seeds"
+
+# %% ../nbs/40_experiment.ipynb #bc011299
+@patch
+def scores(self:Run) -> pd.DataFrame: # One row per test image, arm and seed
+    "Localization scores of all units"
+    return pd.concat([pd.read_parquet(self.unit(a, s)/'scores.parquet').assign(arm=a, seed=s) for a in self.arms for s in range(self.seeds)], ignore_index=True)
+
+@patch
+def per_seed(self:Run) -> pd.DataFrame: # One row per arm and seed: `auroc` and the mean localization scores
+    "What the statistics work on"
+    y = self.labels('test')
+    auroc = [dict(arm=a, seed=s, auroc=macro_auroc(y, pd.read_parquet(self.unit(a, s)/'predictions.parquet').loc[y.index])) for a in self.arms for s in range(self.seeds)]
+    return pd.DataFrame(auroc).merge(per_run(self.scores()), on=['arm', 'seed'])
+
+@patch
+def trivial(self:Run) -> pd.DataFrame: # One row per trivial localizer
+    "Chance levels"
+    return per_run(pd.read_parquet(self.folder/'trivial.parquet').assign(seed=0).rename(columns={'localizer': 'arm'})).drop(columns='seed')
+
+@patch
+def comparison(self:Run) -> pd.DataFrame: # One row per arm and metric
+    "Tests of each arm against the baseline"
+    return compare_arms(self.per_seed())
+
+@patch
+def verdicts(self:Run) -> dict: # One text per arm
+    "What may be said"
+    return verdict(self.comparison())

@@ -146,7 +146,7 @@ def show_localization(
     if mask is not None: ax.contour(mask, levels=[.5], colors='red', linewidths=.8)
     return ax
 
-# %% ../nbs/30_localization.ipynb #2a632a28
+# %% ../nbs/30_localization.ipynb #3c5eecb9
 def truth_of(
     cohort:Cohort, # Has the regions of interest
     image_id:str, # Which image
@@ -166,6 +166,7 @@ def truth_of(
         except (ValueError, OSError) as e: raise (ValueError if isinstance(e, ValueError) else FileNotFoundError)(f'the mask of image {image_id!r} cannot be used: {e.__cause__ or "missing file"}') from e
     return mask | fill_boxes(boxes[~outlined], (h, w)), boxes
 
+# %% ../nbs/30_localization.ipynb #5ea50d82
 def score_maps(
     maps:np.ndarray, # (N, g, g) attention maps on the patch grid
     image_ids:list, # (N,) the image of each map

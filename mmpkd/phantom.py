@@ -277,7 +277,7 @@ def phantom_cases(
         about[i] = i[exchange(rng, df.patient_id.to_numpy()[i], informative)]
     return df.assign(about=df.image_id.to_numpy()[about])
 
-# %% ../nbs/05_phantom.ipynb #7ed35302
+# %% ../nbs/05_phantom.ipynb #b6f3e1ad
 GRADES = ('none', 'mild', 'moderate', 'severe')
 WORDS = dict( # By grade
     deg = ('', 'mild', 'moderate', 'severe'), adv = ('', 'mildly', 'moderately', 'severely'),
@@ -297,12 +297,14 @@ CHAT = ('degenerative changes of the thoracic spine', 'the mediastinal contours 
         'the imaged upper abdomen is unremarkable', 'healed rib fracture', 'mild tortuosity of the aorta')
 REASON = ('dyspnea', 'cough', 'chest pain', 'fever', 'line placement', 'preoperative evaluation')
 
+# %% ../nbs/05_phantom.ipynb #e3cd51f8
 def grade(
     severity:float # In [0, 1], 0 if absent
 ) -> int: # 0 none, 1 mild, 2 moderate, 3 severe
     "The grade of a severity, in thirds of its range"
     return int(np.ceil(3*severity))
 
+# %% ../nbs/05_phantom.ipynb #2f1e53c8
 def write_report(
     rng:np.random.Generator, # Source of randomness
     findings:dict, # Label -> (severity, side), severity 0 if absent

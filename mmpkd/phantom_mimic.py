@@ -138,7 +138,7 @@ def hand_table(
     names = ['No Findings' if c == 'No Finding' else 'Airspace Opacity' if c == 'Lung Opacity' else c for c in CHEXPERT]
     return y.reindex(columns=['study_id', *names])
 
-# %% ../nbs/06_phantom_mimic.ipynb #6fae6a23
+# %% ../nbs/06_phantom_mimic.ipynb #c6e646c9
 def write_table(
     table:pd.DataFrame,
     path:str|PathLike # `.csv` or `.csv.gz`
@@ -146,6 +146,7 @@ def write_table(
     "Write a table, the same bytes each time"
     table.to_csv(path, index=False, lineterminator='\n', compression=dict(method='gzip', mtime=0) if str(path).endswith('.gz') else None)
 
+# %% ../nbs/06_phantom_mimic.ipynb #47efb96f
 def image_rows(
     cases:pd.DataFrame, # Table from `name_cases`
     shapes:dict # dicom_id -> (h, w)
@@ -161,6 +162,7 @@ def image_rows(
     return t.assign(path=path, Rows=size[:, 0], Columns=size[:, 1], PerformedProcedureStepDescription=procedure, ProcedureCodeSequence_CodeMeaning=procedure, StudyDate='2180' + (t.index % 12 + 101).astype(str).str[1:] + '15',
                     StudyTime='120000.0', ViewCodeSequence_CodeMeaning=t.ViewPosition.map(words), PatientOrientationCodeSequence_CodeMeaning=np.where(t.view == 'AP', 'Recumbent', 'Erect'))
 
+# %% ../nbs/06_phantom_mimic.ipynb #38442480
 _METADATA_COLUMNS = ['dicom_id', 'subject_id', 'study_id', 'PerformedProcedureStepDescription', 'ViewPosition', 'Rows', 'Columns', 'StudyDate', 'StudyTime',
                     'ProcedureCodeSequence_CodeMeaning', 'ViewCodeSequence_CodeMeaning', 'PatientOrientationCodeSequence_CodeMeaning']
 _SPLIT_NAMES = dict(train='train', valid='validate', test='test')
@@ -186,7 +188,7 @@ def write_tables(
     report = cases.assign(path='files/p' + cases.subject_id.str[:2] + '/p' + cases.subject_id + '/s' + cases.study_id + '.txt')
     write_table(report[['subject_id', 'study_id', 'path']], path/'cxr-study-list.csv.gz')
 
-# %% ../nbs/06_phantom_mimic.ipynb #d1b3cd3a
+# %% ../nbs/06_phantom_mimic.ipynb #ac9dbd8e
 def roi_use(
     cases:pd.DataFrame # Table from `phantom_cases`
 ) -> np.ndarray: # 'ms-cxr', 'reflacx' or ''
@@ -195,6 +197,7 @@ def roi_use(
     turn = np.cumsum(ill) % 4
     return np.where(ill & ((cases.split == 'test') | (turn == 0)), 'ms-cxr', np.where(ill & (turn == 1), 'reflacx', ''))
 
+# %% ../nbs/06_phantom_mimic.ipynb #b4a44cb7
 MS_CXR_COLUMNS = ['dicom_id', 'category_name', 'label_text', 'path', 'x', 'y', 'w', 'h', 'image_width', 'image_height', 'split']
 
 def write_ms_cxr(
@@ -213,6 +216,7 @@ def write_ms_cxr(
     coco = dict(info=dict(description='phantom'), images=[*images.values()], categories=[dict(id=i, name=c) for c, i in kinds.items()], annotations=notes)
     (folder/'MS_CXR_Local_Alignment_v1.1.0.json').write_text(json.dumps(coco))
 
+# %% ../nbs/06_phantom_mimic.ipynb #99d6cc9e
 _REFLACX_NAMES = {'Cardiomegaly': 'Enlarged cardiac silhouette', 'Consolidation': 'Consolidation', 'Pleural Effusion': 'Pleural effusion', 'Pneumothorax': 'Pneumothorax'}
 
 def write_reflacx(
@@ -289,7 +293,7 @@ def dirty_ellipses(
     rows = rows.assign(phase=np.where(rows.dicom_id.isin(vague.dicom_id), 3, 1), lost=rows.dicom_id.isin(images[2*amount:3*amount]))
     return rows, {'ellipse below the certainty asked for': amount, 'box of an unknown class': amount, 'reading without ellipses': amount}
 
-# %% ../nbs/06_phantom_mimic.ipynb #d3538ee1
+# %% ../nbs/06_phantom_mimic.ipynb #889f087b
 def write_image(
     file:Path, # `.dcm` or `.jpg`
     img:np.ndarray, # (h, w) in [0, 1]
@@ -310,6 +314,7 @@ def write_image(
             ds.save_as(file, enforce_file_format=True)
     if cut: file.write_bytes(file.read_bytes()[:-file.stat().st_size//3])
 
+# %% ../nbs/06_phantom_mimic.ipynb #2366a79c
 def write_images(
     path:Path, # Folder of the download
     cases:pd.DataFrame, # Table from `name_cases`, with the `dirt` of each case
@@ -332,6 +337,7 @@ def write_images(
         boxes += [(c['dicom_id'], f, *mask_box(m)) for f, m in masks.items()]
     return shapes, pd.DataFrame(boxes, columns=['dicom_id', 'category_name', *BOX])
 
+# %% ../nbs/06_phantom_mimic.ipynb #7967146d
 def write_reports(
     path:Path, # Folder of the reports, which gets `files`
     cases:pd.DataFrame, # Table from `name_cases`, with the `dirt` of each case

@@ -139,12 +139,16 @@ def data_table(
     counts = run.asked.get('repairs', {}) | ({'image left out, not decoded': n} if (n := len(run.asked.get('unreadable', []))) else {})
     return ['<h2>Repairs of the data</h2>', pd.DataFrame({'count': counts}).rename_axis('repair').to_html(border=0)] if counts else []
 
-# %% ../nbs/41_report.ipynb #44483510
+# %% ../nbs/41_report.ipynb #ff5c4b6b
 STYLE = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #eee}
 th:first-child,td:first-child{text-align:left;white-space:nowrap}thead th{border-bottom:2px solid #888}img{max-width:100%}
 .note{font-size:.85rem;color:#555}.wide{font-size:.8rem;overflow-x:auto}.verdict{background:#f4f6f8;border-left:4px solid #457;padding:.6rem 1rem}pre{font-size:.8rem;background:#f8f8f8;padding:1rem;overflow:auto}'''
+
+def _without_folders(config): # Where a file lay on one machine means nothing on another
+    args = {k: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for k, v in config.get('teacher_args', {}).items()}
+    return config | dict(weights=Path(config['weights']).name, teacher_args=args)
 
 def _img(fig, alt):
     "A figure as an HTML image with its data inside"
@@ -152,6 +156,7 @@ def _img(fig, alt):
     fig.savefig(f, dpi=110)
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(f.getvalue()).decode()}">'
 
+# %% ../nbs/41_report.ipynb #31a51e40
 def report_html(
     run:Run, # A finished run
     figures:dict # {caption: figure}
@@ -166,9 +171,10 @@ def report_html(
              *[f'<h2>{html.escape(caption.partition(":")[0])}</h2>{_img(f, caption)}{p(caption, "note")}' for caption, f in figures.items()],
              '<h2>Tests</h2><div class="wide">', run.comparison().drop(columns='better').round(4).to_html(index=False, border=0, na_rep='–'), '</div>',
              '<h2>Teacher</h2>', teacher.to_html(border=0), gap_table(run).to_html(border=0),
-             *data_table(run), '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=run.config | dict(weights=Path(run.config['weights']).name), asked=run.asked, environments=run.environments), indent=2)), '</pre>']
+             *data_table(run), '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments), indent=2)), '</pre>']
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>\n' + '\n'.join(parts) + '</html>\n'
 
+# %% ../nbs/41_report.ipynb #453bf783
 def write_report(
     run:Run, # A finished run
     cohort:Cohort # Its cohort, for the images and regions

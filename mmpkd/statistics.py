@@ -190,7 +190,7 @@ def compare_arms(
     out.attrs = dict(baseline=baseline, alpha=alpha, tests=int(out['p_holm'].notna().sum()))
     return out
 
-# %% ../nbs/31_statistics.ipynb #79edf3c9
+# %% ../nbs/31_statistics.ipynb #ac43af49
 def _clause(
     finding:str, # One of `FINDINGS`
     rows:pd.DataFrame, # The rows of one arm with that finding
@@ -209,6 +209,7 @@ def _clause(
             + ('' if (r.n_arm, r.n_baseline) == n else f", n = {r.n_arm} against {r.n_baseline}") + ')' for r in rows.itertuples()]
     return f"{verb} {', '.join(told)}"
 
+# %% ../nbs/31_statistics.ipynb #5b0d6b1b
 def verdict(
     comparison:pd.DataFrame, # What `compare_arms` returned
     controls:tuple=() # Names of the arms whose soft labels carry no privileged information

@@ -92,7 +92,7 @@ class Teacher:
             if t.nunique() < 2: raise ValueError(f'all {len(t)} known answers for {name!r} are {t.unique().tolist()}; a teacher needs at least two different ones')
             yield name, t
 
-# %% ../nbs/10_teachers.ipynb #f1919109
+# %% ../nbs/10_teachers.ipynb #2efe7baa
 @patch
 def fit(self:Teacher,
     cohort:Cohort # Usually a training split; images without a label or without privileged information are left out
@@ -108,6 +108,7 @@ def learn(self:Teacher, cohort, x):
         self.models[name], self.fitted_on[name] = self.build(about).fit(about.loc[t.index], t), t.index.tolist()
     return self
 
+# %% ../nbs/10_teachers.ipynb #99265bfd
 @patch
 def logits(self:Teacher,
     cohort:Cohort

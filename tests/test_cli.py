@@ -17,12 +17,18 @@ ROOT = Path(mmpkd.__file__).parents[1]
 
 def invoke(*args): return CliRunner(env=dict(COLUMNS='200', TERMINAL_WIDTH='200', NO_COLOR='1')).invoke(app, [str(a) for a in args])
 
-def fails(capsys, monkeypatch, *args):
-    "What `mmpkd` says on stderr, in its one line, as it exits with code 1"
+def fails_long(capsys, monkeypatch, *args):
+    "What `mmpkd` says on stderr as it exits with code 1, in as many lines as there are bad files"
     monkeypatch.setattr(sys, 'argv', ['mmpkd', *map(str, args)])
     with pytest.raises(SystemExit) as stop: main()
     err = capsys.readouterr().err
-    assert stop.value.code == 1 and err.startswith('error: ') and err.count('\n') == 1, err[:300]
+    assert stop.value.code == 1 and err.startswith('error: ') and 'Traceback' not in err, err[:300]
+    return err
+
+def fails(capsys, monkeypatch, *args):
+    "The same, of an error that has one line"
+    err = fails_long(capsys, monkeypatch, *args)
+    assert err.count('\n') == 1, err[:300]
     return err
 
 
@@ -182,19 +188,17 @@ def test_demo_says_that_it_is_one(demo): assert 'The phantom is synthetic' in de
 
 TINY_CALL = ['--weights', 'none', '--size', '32', '--epochs', '1', '--seeds', '1', '--bs', '8']
 
-@pytest.fixture(scope='session')
-def mimic(tmp_path_factory):
-    "A phantom MIMIC-CXR, written by the command"
-    root = tmp_path_factory.mktemp('mimic')/'download'
-    assert invoke('phantom', 'mimic', root, '--n', 80).exit_code == 0
+def download(tmp_path_factory, kind):
+    "A phantom download, written by the command"
+    root = tmp_path_factory.mktemp(kind)/'download'
+    assert invoke('phantom', kind, root, '--n', 80).exit_code == 0
     return root
 
 @pytest.fixture(scope='session')
-def cbis(tmp_path_factory):
-    "A phantom CBIS-DDSM, written by the command"
-    root = tmp_path_factory.mktemp('cbis')/'download'
-    assert invoke('phantom', 'cbis', root, '--n', 80).exit_code == 0
-    return root
+def mimic(tmp_path_factory): return download(tmp_path_factory, 'mimic')
+
+@pytest.fixture(scope='session')
+def cbis(tmp_path_factory): return download(tmp_path_factory, 'cbis')
 
 def private(root):
     "All that only the tables and the file names of a download may know: patients, studies, sentences of reports"
@@ -224,14 +228,6 @@ def test_what_cannot_be_decoded_is_an_error(capsys, monkeypatch, mimic, radiogra
     said = fails_long(capsys, monkeypatch, 'run', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--teacher', 'bow', '--out', tmp_path/'run', *TINY_CALL)
     assert '--skip-unreadable' in said or 'are missing' in said
     assert not (tmp_path/'run/units').exists()
-
-def fails_long(capsys, monkeypatch, *args):
-    "What `mmpkd` says on stderr as it exits with code 1, in as many lines as there are bad files"
-    monkeypatch.setattr(sys, 'argv', ['mmpkd', *map(str, args)])
-    with pytest.raises(SystemExit) as stop: main()
-    err = capsys.readouterr().err
-    assert stop.value.code == 1 and err.startswith('error: ') and 'Traceback' not in err
-    return err
 
 def test_audit_of_mimic(mimic, tmp_path):
     result = invoke('audit', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--json', tmp_path/'audit.json')
