@@ -387,19 +387,23 @@ def small_bert(
         tokenizer.save_pretrained(folder)
     return Path(folder)
 
-# %% ../nbs/10_teachers.ipynb #f561f818
+# %% ../nbs/10_teachers.ipynb #ff3b797a
 def out_of_fold(
     teacher:Teacher, # Any teacher, fitted or not; it is left as it was
     cohort:Cohort, # Training images
     folds:int=5, # Number of folds
-    seed:int=0 # Of the assignment of patients to folds
+    seed:int=0, # Of the assignment of patients to folds
+    share:float=1. # Part of the patients that each teacher learns from; a larger part contains the smaller ones
 ) -> pd.DataFrame: # (N, C) logits, indexed by `image_id`
     "Each image's logits by a copy of the teacher that saw no image of the same patient"
-    n = cohort.items.patient_id.nunique()
+    patients = cohort.items.patient_id
+    n = patients.nunique()
     if not 2 <= folds <= n: raise ValueError(f'folds must be between 2 and the number of patients, {n}, not {folds}')
-    split = GroupKFold(folds, shuffle=True, random_state=seed).split(cohort.items, groups=cohort.items.patient_id)
+    if not 0 < share <= 1: raise ValueError(f'share must be above 0 and at most 1, not {share}')
+    rank = pd.Series(np.random.default_rng(seed).permutation(n)/n, patients.unique())
     parts = []
-    for seen, unseen in split:
+    for seen, unseen in GroupKFold(folds, shuffle=True, random_state=seed).split(cohort.items, groups=patients):
+        seen = seen[patients.iloc[seen].map(rank).to_numpy() < share]
         t = deepcopy(teacher).fit(cohort.take(cohort.items.image_id.iloc[seen]))
         parts.append(t.logits(cohort.take(cohort.items.image_id.iloc[unseen])))
     return pd.concat(parts).loc[cohort.items.image_id]

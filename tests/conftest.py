@@ -21,6 +21,18 @@ def shared_data():
 TINY = dict(size=32, epochs=1, lr=1e-3, bs=16, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=48, depth=2))
 
 
+def altered(cohort, items=None, rois=None, **kwargs):
+    "The same cohort with other tables, or other columns that are privileged"
+    from mmpkd.cohort import Cohort
+    names = dict(text=cohort.text, tabular=cohort.tabular, root=cohort.root, name=cohort.name)
+    return Cohort(cohort.items if items is None else items, cohort.labels, cohort.rois if rois is None else rois, **names | kwargs)
+
+
+def times(folder):
+    "When each file of a folder was written"
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in Path(folder).rglob('*') if p.is_file()}
+
+
 @pytest.fixture(scope='session')
 def phantom(tmp_path_factory):
     "A phantom study of 60 images; read only"

@@ -1,11 +1,19 @@
-"Corner cases of mmpkd.attention: the twin on real weights, models that are not plain, and maps on disk"
-import numpy as np, pandas as pd, pytest, torch
+"Corner cases of mmpkd.attention: twins of each method, models that are not plain, state left behind, artefacts on real images, and maps on disk"
+import gc, inspect
+from itertools import combinations
+
+import numpy as np, pandas as pd, pytest, timm, torch
 from conftest import TINY
 from fastai.torch_core import set_seed
+from hypothesis import given, settings, strategies as st
+from matplotlib import pyplot as plt
+from scipy.stats import spearmanr
 
-from mmpkd.attention import AttentionMaps, attention, attention_maps, cls_attention
+from mmpkd.attention import (ARTEFACTS, METHODS, AttentionMaps, _cascade, _stages, agreement, attention, attention_maps, chance_overlap, check_maps, cls_attention, gradcam,
+                             gradient_relevance, mend, outlier_tokens, patch_maps, randomisation_check, rank_correlation, rollout, show_randomisation, shown_patches, token_norms)
+from mmpkd.busbra import busbra_cohort
 from mmpkd.images import Geometry, cache_pixels
-from mmpkd.student import create_student, train_student
+from mmpkd.student import Student, create_student, train_student
 
 QUICK = dict(epochs=2, device='cpu') | {k: TINY[k] for k in ('weights', 'arch_kwargs', 'lr', 'bs')}
 
@@ -58,37 +66,297 @@ def test_normalised_queries_matter():
     with torch.no_grad(): model.blocks[-1].attn.q_norm.weight.mul_(3)
     assert (attention(model, images(2)) - before).abs().max() > .01
 
-@pytest.mark.parametrize('kwargs,message', [(dict(class_token=False, global_pool='avg'), 'no class token'), (None, 'no class token')], ids=['pooled', 'convolution'])
-def test_models_without_a_class_token(kwargs, message):
-    model = small(**kwargs) if kwargs else torch.nn.Conv2d(3, 3, 1)
-    with pytest.raises(ValueError, match=message): cls_attention(model, images(1))
-
 @pytest.mark.parametrize('layer', [2, -3])
 def test_layers_that_are_not_there(layer):
     with pytest.raises(ValueError, match=f'between -2 and 1, not {layer}'): attention(small(), images(1), layer)
 
 
+# Each method against a forward pass written out
+
+KINDS = dict(plain={}, registers=dict(reg_tokens=4), pooled=dict(class_token=False, global_pool='avg'), pooled_with_class=dict(global_pool='avg'), pooled_with_registers=dict(class_token=False, global_pool='avg', reg_tokens=4),
+             distilled=dict(arch='deit_tiny_distilled_patch16_224'), normalised_queries=dict(qk_norm=True), layer_scale=dict(init_values=.5), pre_norm=dict(pre_norm=True), one_head=dict(num_heads=1))
+each_kind = pytest.mark.parametrize('kind', KINDS)
+
+def kind_of(kind): return small(**KINDS[kind])
+
+def reads_class(kind): return not kind.startswith('pooled')
+
+def written_out(model, x, upto=None):
+    "Logits, and per block: attention and the tokens that enter it, all part of the graph"
+    model.eval()
+    h, As, ts = model.norm_pre(model._pos_embed(model.patch_embed(x.clone().requires_grad_()))), [], []
+    for b in model.blocks:
+        t, a = b.norm1(h), b.attn
+        q, k, v = a.qkv(t).reshape(len(x), -1, 3, a.num_heads, a.head_dim).permute(2, 0, 3, 1, 4)
+        A = torch.softmax(a.q_norm(q) @ a.k_norm(k).transpose(-1, -2)/a.head_dim**.5, dim=-1)
+        h = h + b.ls1(a.proj((A @ v).transpose(1, 2).flatten(2)))
+        h = h + b.ls2(b.mlp(b.norm2(h)))
+        As.append(A); ts.append(t)
+    return model.forward_head(model.norm(h)), As, ts
+
+def read(kind, model, R): # (B, N, N) -> (B, 4, 4)
+    p = model.num_prefix_tokens
+    return (R[:, 0, p:] if reads_class(kind) else R[:, p:, p:].mean(1)).reshape(-1, 4, 4)
+
+def fused(A, heads): return {'mean': A.mean(1), 'max': A.max(1).values}[heads] if isinstance(heads, str) else A[:, heads]
+
+def close(a, b, tol=1e-5): np.testing.assert_allclose(np.asarray(a.detach()), np.asarray(b.detach()), rtol=tol, atol=tol*b.detach().abs().max().item())
+
+@each_kind
+def test_attention_is_the_models_own(kind):
+    model, x = kind_of(kind), images(3)
+    z, As, _ = written_out(model, x)
+    close(model(x), z)                                                      # the twin is the model
+    for layer, A in enumerate(As):
+        p = model.num_prefix_tokens
+        rows = A[:, :, 0, p:] if reads_class(kind) else A[:, :, p:, p:].mean(2)
+        for heads in ('mean', 'max', 0): close(cls_attention(model, x, layer, heads), fused(rows, heads).reshape(-1, 4, 4))
+
+@each_kind
+@pytest.mark.parametrize('heads', ['mean', 'max', 0])
+def test_rollout_is_the_product(kind, heads):
+    model, x = kind_of(kind), images(3)
+    As = [fused(A, heads).detach().double().numpy() for A in written_out(model, x)[1]]
+    for layer in (0, 1, -1):
+        R = np.stack([np.eye(As[0].shape[-1])]*3)
+        for A in As[:layer % 2 + 1]:
+            for i in range(3):
+                hat = .5*A[i] + .5*np.eye(len(A[i]))
+                R[i] = (hat/hat.sum(1, keepdims=True)) @ R[i]
+        np.testing.assert_allclose(R.sum(2), 1)
+        close(rollout(model, x, layer, heads), read(kind, model, torch.tensor(R)))
+
+@each_kind
+@pytest.mark.parametrize('heads', ['mean', 'max', 0])
+@pytest.mark.parametrize('target', [0, 1, None, [1, 0, 1]], ids=str)
+def test_gradient_relevance_is_chefers(kind, heads, target):
+    model, x = kind_of(kind), images(3)
+    z, As, _ = written_out(model, x)
+    c = z.argmax(1).tolist() if target is None else [target]*3 if isinstance(target, int) else target
+    grads = torch.autograd.grad(sum(z[i, c[i]] for i in range(3)), As)
+    for layer in (0, -1):
+        R = torch.eye(As[0].shape[-1]).repeat(3, 1, 1)
+        for A, g in list(zip(As, grads))[:layer % 2 + 1]: R = R + fused(torch.relu(g*A), heads) @ R
+        close(gradient_relevance(model, x, layer, heads, target), read(kind, model, R))
+
+@each_kind
+@pytest.mark.parametrize('target', [0, None, [1, 0, 1]], ids=str)
+def test_gradcam_is_selvarajus(kind, target):
+    model, x = kind_of(kind), images(3)
+    z, _, ts = written_out(model, x)
+    c = z.argmax(1).tolist() if target is None else [target]*3 if isinstance(target, int) else target
+    grads = torch.autograd.grad(sum(z[i, c[i]] for i in range(3)), ts)
+    for layer in (0, -1):
+        t, g = (v[layer][:, model.num_prefix_tokens:] for v in (ts, grads))
+        close(gradcam(model, x, layer, target), torch.relu((g.mean(1, keepdim=True)*t).sum(-1)).reshape(3, 4, 4), tol=1e-4)
+
+@each_kind
+@pytest.mark.parametrize('artefacts', ARTEFACTS)
+@pytest.mark.parametrize('method', METHODS)
+def test_a_batch_is_its_images_one_by_one(kind, method, artefacts):
+    model, x = kind_of(kind), images(7)
+    longer = torch.ones(16 + model.num_prefix_tokens, 1)
+    longer[-3] = 60.
+    model.blocks[0].register_forward_hook(lambda module, args, out: out*longer)       # one outlier, so that there is something to mend
+    assert outlier_tokens(model, x).sum(dim=(1, 2)).tolist() == [1]*7
+    batch = patch_maps(model, x, method, artefacts=artefacts)
+    assert batch.shape == (7, 4, 4) and batch.dtype == torch.float32 and not batch.requires_grad and batch.isfinite().all()
+    close(batch, torch.cat([patch_maps(model, x[i:i+1], method, artefacts=artefacts) for i in range(7)]))
+    close(batch.flip(0), patch_maps(model, x.flip(0), method, artefacts=artefacts))
+
+def test_only_two_methods_know_of_classes():
+    model, x = small(), images(3)
+    differ = {m: not torch.equal(patch_maps(model, x, m, target=0), patch_maps(model, x, m, target=1)) for m in METHODS}
+    assert differ == dict(attention=False, rollout=False, gradient=True, gradcam=True)
+
+def test_the_default_is_what_it_always_was(pretrained):
+    model, x = pretrained(96), images(16, 96)
+    a = attention(model, x)[:, :, 0, 1:].mean(dim=1).unflatten(1, (6, 6))
+    assert torch.equal(cls_attention(model, x), a) and torch.equal(patch_maps(model, x), a)
+
+
+# What does not fit is named
+
+def test_arguments_that_do_not_fit():
+    model = small()
+    wrong = dict(method=('attn', None, 3, ['attention']), layer=(2, -3, 0.5, 'last', None, True), heads=(3, -1, 'median', None, 1.5, True), artefacts=('drop', None), target=('c', 0, ['a']))
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f'^{name} must be'): check_maps(model, 32, **{name: value}, labels=['a', 'b'])
+    for how in (dict(layer=5), dict(heads=7)):
+        for f in (cls_attention, rollout, gradient_relevance):
+            with pytest.raises(ValueError, match='^(layer|heads) must be'): f(model, images(1), **how)
+    with pytest.raises(ValueError, match='^target must be'): check_maps(model, 32, target='a')            # no labels, no target
+
+@each_kind
+def test_what_fits(kind):
+    model = kind_of(kind)
+    for method in METHODS:
+        for artefacts in ARTEFACTS:
+            for layer in (-2, 1):
+                for heads in ('mean', 'max', 0): assert check_maps(model, 32, method, layer, heads, artefacts, 'b', ['a', 'b']) is None
+
+@pytest.mark.parametrize('make', [lambda: torch.nn.Conv2d(3, 3, 1), lambda: timm.create_model('resnet10t'), lambda: timm.create_model('swin_tiny_patch4_window7_224', embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
+                                  lambda: timm.create_model('beit_base_patch16_224', img_size=32, embed_dim=24, depth=1, num_heads=2), lambda: small(depth=0)], ids=['layer', 'convolution', 'swin', 'beit', 'no blocks'])
+@pytest.mark.parametrize('method', METHODS)
+def test_models_that_are_not_plain(make, method):
+    with pytest.raises(ValueError, match='has no blocks with the attention of a plain vision transformer'): check_maps(make(), 32, method)
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_wrong_size_is_named(method):
+    with pytest.raises(ValueError, match='size 40'): check_maps(small(), 40, method)
+
+def test_a_model_without_pooled_logits():
+    model = small(class_token=False, global_pool='', fc_norm=False)
+    with pytest.raises(ValueError, match=r'in the shape \(1, 16, 2\)'): check_maps(model, 32, 'gradient')
+
+
 # The model is left as it was
 
-def hooks(model): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+def hooks(model): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
 
-def test_nothing_is_left_behind():
+def state(model):
+    return dict(hooks=hooks(model), training=[m.training for m in model.modules()], fused=[b.attn.fused_attn for b in model.blocks],
+                asks=[p.requires_grad for p in model.parameters()], grads=[p.grad for p in model.parameters()], n=[v._version for v in model.parameters()])
+
+@pytest.mark.parametrize('artefacts', ARTEFACTS)
+@pytest.mark.parametrize('method', METHODS)
+def test_nothing_is_left_behind(method, artefacts):
+    model = small().train()
+    model.blocks[0].attn.fused_attn = False                                  # a mixed state comes back mixed
+    model.blocks[1].eval()
+    model.head.weight.requires_grad_(False)
+    before, weights = state(model), {k: v.clone() for k, v in model.state_dict().items()}
+    patch_maps(model, images(2), method, artefacts=artefacts)
+    with pytest.raises(AssertionError): patch_maps(model, images(2, size=40), method, artefacts=artefacts)         # not its size
+    if method in ('gradient', 'gradcam'):
+        with pytest.raises(RuntimeError): patch_maps(model, images(2), method, target=9)                           # not its class, found after the forward pass
+    assert state(model) == before
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+
+@pytest.mark.parametrize('method', METHODS)
+def test_any_mode_of_the_caller(method):
+    model, x = small(), images(3)
+    usual = patch_maps(model, x, method)
+    with torch.inference_mode(): assert torch.equal(patch_maps(model, x, method), usual) and torch.equal(patch_maps(model, x + 0, method), usual)
+    with torch.no_grad(): assert torch.equal(patch_maps(model, x, method), usual)
+    model.requires_grad_(False)                                              # frozen
+    close(patch_maps(model, x, method), usual)
+    assert not x.requires_grad and x.grad is None
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+@pytest.mark.parametrize('method', METHODS)
+def test_dropout_is_off(method):
+    model = small(attn_drop_rate=.5, proj_drop_rate=.5, drop_path_rate=.5, drop_rate=.5).train()
+    torch.testing.assert_close(patch_maps(model, images(2), method), patch_maps(model, images(2), method), rtol=0, atol=0)
+    assert model.training
+
+@pytest.mark.parametrize('method', METHODS)
+def test_fused_or_not_the_map_is_the_same(method):
+    model, x = small(), images(2)
+    usual = patch_maps(model, x, method)
+    for b in model.blocks: b.attn.fused_attn = not b.attn.fused_attn
+    close(patch_maps(model, x, method), usual)
+
+def tensors():
+    gc.collect()
+    return sum(type(o) is torch.Tensor for o in gc.get_objects())
+
+@pytest.mark.parametrize('method', METHODS)
+def test_memory_does_not_grow(method):
+    model, x = small(), images(2)
+    def look(): return [patch_maps(model, x, method, artefacts='mask') for _ in range(3)] and None
+    look()
+    before = tensors()
+    look()
+    assert tensors() == before
+
+def test_rollout_keeps_one_matrix():
+    "Matrices of attention alive at once do not depend on the depth"
+    alive = []
+    for depth in (2, 8):
+        model, most = small(depth=depth), [0]
+        def count(*_): most[0] = max(most[0], sum(type(o) is torch.Tensor and o.shape == (2, 17, 17) for o in gc.get_objects()))
+        handles = [b.mlp.register_forward_pre_hook(count) for b in model.blocks]
+        rollout(model, images(2))
+        alive.append(most[0])
+        for h in handles: h.remove()
+    assert alive[0] == alive[1] == 1
+
+
+# Artefacts
+
+def test_a_planted_outlier():
+    model, x = small(), images(5)
+    assert not outlier_tokens(model, x).any()
+    with torch.no_grad(): model.pos_embed[:, 1 + 6] *= 100
+    found = outlier_tokens(model, x, layer=0)
+    assert found[:, 1, 2].all() and found.sum() == 5
+    n = token_norms(model, x, layer=0)
+    assert n.shape == (5, 4, 4) and (n.flatten(1).argmax(1) == 6).all()
+    assert not outlier_tokens(model, x, layer=0, k=1e6).any()
+
+def test_a_blank_image_has_no_outliers():
     model = small()
-    before, out = {k: v.clone() for k, v in model.state_dict().items()}, model.eval()(images(2))
-    attention(model, images(2))
-    with pytest.raises(AssertionError): attention(model, images(2, size=40))          # not its size
-    assert hooks(model) == 0 and all(b.attn.fused_attn for b in model.blocks)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and torch.equal(model(images(2)), out)
+    with torch.no_grad(): model.pos_embed.zero_()
+    assert not outlier_tokens(model, torch.zeros(2, 3, 32, 32)).any()
 
-def test_dropout_is_off():
-    model = small(attn_drop_rate=.5, proj_drop_rate=.5, drop_path_rate=.5).train()
-    torch.testing.assert_close(attention(model, images(2)), attention(model.train(), images(2)), rtol=0, atol=0)
+def test_entering_a_block_is_leaving_the_one_before():
+    model, x, caught = small(reg_tokens=2), images(2), []
+    model.eval().blocks[0].register_forward_hook(lambda m, a, out: caught.append(out))
+    with torch.no_grad(): model(x)
+    close(token_norms(model, x, 1), caught[0][:, 3:].norm(dim=-1).reshape(2, 4, 4))
 
-def test_an_unfused_model_stays_unfused():
-    model = small()
-    for b in model.blocks: b.attn.fused_attn = False
-    attention(model, images(2))
-    assert not any(b.attn.fused_attn for b in model.blocks)
+@settings(max_examples=60)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
+def test_mended_maps(h, w, seed):
+    rng = np.random.default_rng(seed)
+    heat, out = torch.tensor(rng.normal(size=(3, h, w)), dtype=torch.float32), torch.tensor(rng.random((3, h, w)) < rng.uniform(0, .9))
+    out.view(3, -1)[:, rng.integers(h*w)] = False                            # at least one is ordinary
+    before = heat.clone()
+    for how in ('mask', 'clip'):
+        m = mend(heat, out, how)
+        assert torch.equal(heat, before) and torch.equal(m[~out], heat[~out])
+        for a, b, o in zip(m, heat, out):
+            top, bottom = b[~o].max(), b[~o].min()
+            if how == 'clip': assert torch.equal(a[o], b[o].clamp(max=top))
+            else: assert (a[o] <= top + 1e-5).all() and (a[o] >= bottom - 1e-5).all()      # neither peak nor hole
+        for i in range(3): close(m[i:i+1], mend(heat[i:i+1], out[i:i+1], how))
+
+def test_a_mended_lesion_has_no_hole():
+    heat, out = torch.zeros(1, 7, 7), torch.zeros(1, 7, 7, dtype=torch.bool)
+    heat[:, 1:6, 1:6], out[:, 2:5, 2:5] = 1., True
+    heat[out] = 50.
+    assert torch.equal(mend(heat, out, 'mask')[0, 1:6, 1:6], torch.ones(5, 5))
+
+@pytest.fixture(scope='module')
+def looked_at(shared_data, pretrained, tmp_path_factory):
+    "A few real training images, and a ViT-Tiny that knows ImageNet only"
+    cohort = busbra_cohort(shared_data/'BUSBRA').split('train')
+    cohort = cohort.take(cohort.items.image_id[::60])
+    pixels = cache_pixels(cohort, 160, tmp_path_factory.mktemp('busbra'))
+    student = Student(pretrained(160), dict(labels=['a', 'b'], task='multilabel', size=160))
+    return student, pixels, cohort.items.image_id.tolist()
+
+def test_artefacts_of_real_images_are_removed(looked_at):
+    student, pixels, ids = looked_at
+    x = next(student.batches(pixels, ids))
+    out = outlier_tokens(student.model, x).numpy()
+    assert out.any(axis=(1, 2)).mean() > .9 and 1 <= out.sum(axis=(1, 2)).mean() <= 8     # a handful of 100 patches
+    assert (out == outlier_tokens(student.model, x, k=50.).numpy()).mean() > .99          # the line lies in a gap
+    assert not outlier_tokens(student.model, x, layer=4).any()                            # they arise later
+    def owned(m): return (np.where(out, m, -np.inf).max((1, 2)) > np.where(out, -np.inf, m).max((1, 2))).mean()
+    def peak(m): return np.median(m.max((1, 2))/np.median(m, (1, 2)))
+    maps = {how: attention_maps(student, pixels, ids, artefacts=how).maps for how in ARTEFACTS}
+    share = {how: owned(m) for how, m in maps.items()}
+    assert share['keep'] > .9 and share['clip'] == 0 and share['mask'] < .1, share
+    assert max(peak(maps['mask']), peak(maps['clip'])) < .5*peak(maps['keep']), {how: peak(m) for how, m in maps.items()}
+
+@pytest.mark.parametrize('method', METHODS)
+def test_real_images_one_by_one(looked_at, method):
+    student, pixels, ids = looked_at
+    maps = [attention_maps(student, pixels, ids[:5], method, artefacts='mask', target='b', bs=bs).maps for bs in (None, 1, 3)]
+    for m in maps[1:]: np.testing.assert_allclose(m, maps[0], rtol=0, atol=1e-5*max(1, maps[0].max()))
 
 
 # Of students
@@ -118,6 +386,176 @@ def test_a_map_depends_on_its_image_alone(phantom, pixels, student):
     for k in ids[:3]:
         assert forth.heat(k).shape == (pixels.geometry(k).h, pixels.geometry(k).w)
         np.testing.assert_array_equal(forth.heat(k), back.heat(k))
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_maps_of_a_cohort(phantom, pixels, student, method):
+    ids, c = phantom.items.image_id.tolist()[:40], student.labels[1]
+    maps = attention_maps(student, pixels, ids, method, target=c)
+    few = attention_maps(student, pixels, ids, method, target=c, bs=7)
+    np.testing.assert_allclose(maps.maps, few.maps, rtol=0, atol=1e-5)
+    x = student.inputs(np.stack([pixels[k] for k in ids[:3]]))
+    np.testing.assert_allclose(maps.maps[:3], patch_maps(student.model, x, method, target=1), atol=1e-6)
+    assert maps.image_ids == ids and maps.geometries == [pixels.geometry(k) for k in ids]
+
+def test_the_likeliest_class_is_explained_by_default(phantom, pixels, student):
+    ids = phantom.items.image_id.tolist()
+    best, free = student.predict(pixels, ids).idxmax(axis=1), attention_maps(student, pixels, ids, 'gradient').maps
+    for c in best.unique():
+        np.testing.assert_allclose(free[best == c], attention_maps(student, pixels, ids, 'gradient', target=c).maps[best == c], atol=1e-6)
+
+def test_calls_that_do_not_fit(phantom, pixels, student):
+    ids = phantom.items.image_id[:2]
+    for name, value in dict(method='cam', layer=9, heads='min', artefacts='drop', target='Fracture').items():
+        with pytest.raises(ValueError, match=f'^{name} must be'): attention_maps(student, pixels, ids, **{name: value})
+        with pytest.raises(ValueError, match=f'^{name} must be'): randomisation_check(student, pixels, ids, **{name: value})
+    with pytest.raises(ValueError, match='image_ids is empty'): attention_maps(student, pixels, [])
+    with pytest.raises(ValueError, match='at least one image'): randomisation_check(student, pixels, [])
+
+def test_how_a_convention_hands_it_over():
+    "Names and defaults that `Convention.maps_args` relies on"
+    here = {k: p.default for k, p in inspect.signature(attention_maps).parameters.items()}
+    assert list(here) == ['student', 'pixels', 'image_ids', 'method', 'layer', 'heads', 'artefacts', 'target', 'bs']
+    for f in (patch_maps, check_maps, randomisation_check):
+        for k, p in inspect.signature(f).parameters.items():
+            if k in ('method', 'layer', 'heads', 'artefacts', 'target'): assert p.default == here[k], (f, k)
+
+
+# Random weights
+
+@each_kind
+def test_each_weight_has_one_stage(kind):
+    model = kind_of(kind)
+    stages = _stages(model)
+    assert list(stages) == ['head', 'block 1', 'block 0', 'embedding']
+    assert sorted(sum(stages.values(), [])) == sorted(model.state_dict())
+    assert 'head.weight' in stages['head'] and 'pos_embed' in stages['embedding'] and all(k.startswith('blocks.0.') for k in stages['block 0'])
+    if kind == 'distilled': assert 'head_dist.weight' in stages['head'] and 'dist_token' in stages['embedding']
+
+def test_the_cascade_ends_in_a_fresh_student(student):
+    set_seed(5, reproducible=True)
+    fresh, trained = create_student(len(student.labels), 32, 'none', student.config['arch'], **TINY['arch_kwargs']).state_dict(), student.model.state_dict()
+    lost = 0
+    for victim, names in zip(_cascade(student, 5), _stages(student.model).values(), strict=True):
+        lost += len(names)
+        now = victim.model.state_dict()
+        assert all(torch.equal(now[k], fresh[k]) for k in names) and sum(torch.equal(now[k], fresh[k]) for k in now) >= lost
+        assert any(not torch.equal(trained[k], fresh[k]) for k in names)
+    assert lost == len(fresh)
+
+@pytest.mark.parametrize('method', METHODS)
+def test_randomisation_leaves_the_student_alone(phantom, pixels, student, method):
+    ids, before = phantom.items.image_id.tolist()[:20], {k: v.clone() for k, v in student.model.state_dict().items()}
+    torch.manual_seed(3)
+    drawn, how = torch.random.get_rng_state(), state(student.model)
+    table = randomisation_check(student, pixels, ids, seed=1, draws=2, method=method)
+    assert torch.equal(torch.random.get_rng_state(), drawn) and state(student.model) == how
+    assert all(torch.equal(v, before[k]) for k, v in student.model.state_dict().items())
+    assert table.stage.tolist() == ['head', 'block 1', 'block 0', 'embedding'] and (table.n == 20).all() and table.spearman.between(-1, 1).all()
+    assert table.attrs['method'] == method and table.attrs['seed'] == 1
+    pd.testing.assert_frame_equal(table, randomisation_check(student, pixels, ids, seed=1, draws=2, method=method))
+    if method in ('attention', 'rollout'): assert table.spearman[0] == pytest.approx(1) and table.sd[0] == pytest.approx(0, abs=1e-6)      # the head comes after
+    else: assert table.spearman[0] < .999
+    assert table.spearman.iloc[-1] < .95
+
+def test_draws_are_averaged(phantom, pixels, student):
+    ids = phantom.items.image_id.tolist()[:12]
+    both, *one = (randomisation_check(student, pixels, ids, seed=s, draws=d, method='gradient') for s, d in ((4, 2), (4, 1), (5, 1)))
+    np.testing.assert_allclose(both.spearman, (one[0].spearman + one[1].spearman)/2)
+    np.testing.assert_allclose(both.sd_draws, abs(one[0].spearman - one[1].spearman)/2**.5)
+    assert one[0].sd_draws.isna().all() and one[0].sd.notna().all()
+    assert np.isnan(randomisation_check(student, pixels, ids[:1], draws=1).sd[0])
+
+def test_the_last_row_is_an_untrained_student(phantom, pixels, student):
+    ids = phantom.items.image_id.tolist()[:10]
+    set_seed(2, reproducible=True)
+    untrained = Student(create_student(len(student.labels), 32, 'none', student.config['arch'], **TINY['arch_kwargs']), student.config)
+    a, b = (attention_maps(s, pixels, ids) for s in (student, untrained))
+    rho = rank_correlation(a.maps, b.maps, a.geometries)
+    table = randomisation_check(student, pixels, ids, seed=2, draws=1)
+    assert table.spearman.iloc[-1] == pytest.approx(rho.mean()) and table.sd.iloc[-1] == pytest.approx(rho.std(ddof=1))
+
+def test_the_curve_begins_at_the_trained_student(phantom, pixels, student):
+    table = randomisation_check(student, pixels, phantom.items.image_id[:4], draws=1)
+    ax = show_randomisation(table)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ['trained', *table.stage]
+    assert show_randomisation(table, ax) is ax
+    np.testing.assert_allclose(np.asarray(ax.containers[0].lines[0].get_ydata(), float), [1, *table.spearman])
+    plt.close(ax.figure)
+
+
+# Agreement
+
+@settings(max_examples=60)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([(32, 4), (96, 6), (160, 10)]))
+def test_patches_that_show_something(h, w, size_grid):
+    size, g = size_grid
+    geometry = Geometry(h, w, size)
+    truth = geometry.inside.reshape(g, size//g, g, size//g).any(axis=(1, 3))
+    np.testing.assert_array_equal(shown_patches(geometry, (g, g)), truth)
+    assert truth.any()
+
+def test_rank_correlation_is_scipys():
+    rng, geometries = np.random.default_rng(0), [Geometry(20, 32, 32), Geometry(32, 32, 32), Geometry(32, 9, 32)]
+    a, b = rng.integers(0, 5, (2, 3, 8, 8))                                  # many ties
+    for i, r in enumerate(rank_correlation(a, b, geometries)):
+        seen = shown_patches(geometries[i], (8, 8))
+        assert r == pytest.approx(spearmanr(a[i][seen], b[i][seen]).statistic)
+    assert (rank_correlation(a*0, b, geometries) == 0).all()
+    hidden = np.where(shown_patches(geometries[0], (8, 8)), b[0], 99)        # what the padding says does not matter
+    assert rank_correlation(a[:1], hidden[None], geometries[:1]) == pytest.approx(rank_correlation(a[:1], b[:1], geometries[:1]))
+
+@pytest.mark.parametrize('n,k', [(1, 1), (5, 1), (5, 2), (6, 3), (6, 5), (7, 7)])
+def test_chance_is_the_mean_over_all_sets(n, k):
+    sets = [set(c) for c in combinations(range(n), k)]
+    assert chance_overlap(n, k) == pytest.approx(np.mean([len(a & b)/len(a | b) for a in sets for b in sets]))
+
+def runs(*maps, ids='abc', size=32): return [AttentionMaps(m, list(ids), [Geometry(size, size, size)]*len(ids)) for m in maps]
+
+def test_agreement_by_hand():
+    m = np.zeros((3, 3, 2, 2))                                               # 3 students of 3 images of 4 patches
+    m[:, 0] = [[4, 3], [2, 1]]                                               # all agree
+    m[:, 1] = [[[4, 3], [2, 1]], [[4, 3], [2, 1]], [[1, 2], [3, 4]]]         # one is the reverse
+    t = agreement(runs(*m), top=.25)
+    assert t.columns.tolist() == ['image_id', 'spearman', 'overlap', 'chance', 'pairs'] and (t.pairs == 3).all() and t.image_id.tolist() == ['a', 'b', 'c']
+    np.testing.assert_allclose(t.spearman, [1, (1 - 1 - 1)/3, 0], atol=1e-12)
+    np.testing.assert_allclose(t.overlap[:2], [1, 1/3])
+    np.testing.assert_allclose(t.chance, 1/4)
+
+def test_order_of_images_does_not_matter():
+    a, b = np.random.default_rng(0).random((2, 3, 4, 4))
+    first, second = runs(a, b)
+    turned = AttentionMaps(b[::-1], list('cba'), second.geometries)
+    pd.testing.assert_frame_equal(agreement([first, second]), agreement([first, turned]))
+
+def test_flat_maps_agree_by_chance():
+    t = agreement(runs(*np.zeros((2, 400, 6, 6)), ids=[str(i) for i in range(400)]), top=.2)
+    assert (t.spearman == 0).all() and t.overlap.mean() == pytest.approx(t.chance[0], abs=.03)
+
+def test_padding_takes_no_part():
+    a, b = np.random.default_rng(0).random((2, 1, 4, 4))
+    geometry = Geometry(16, 32, 32)                                          # the two middle rows
+    a[:, [0, 3]], b[:, [0, 3]] = 9., 9.
+    wide = [AttentionMaps(m, ['x'], [geometry]) for m in (a, b)]
+    t = agreement(wide, top=.25)
+    assert t.spearman[0] == pytest.approx(spearmanr(a[0, 1:3].ravel(), b[0, 1:3].ravel()).statistic) and t.chance[0] == pytest.approx(chance_overlap(8, 2))
+
+def test_maps_that_cannot_be_compared():
+    a, b = np.random.default_rng(0).random((2, 3, 4, 4))
+    with pytest.raises(ValueError, match='at least two students, not 1'): agreement(runs(a))
+    with pytest.raises(ValueError, match='at least two students, not 0'): agreement([])
+    with pytest.raises(ValueError, match="the first is 'c'"): agreement([runs(a)[0], runs(b, ids='abd')[0]])
+    with pytest.raises(ValueError, match='different grids'): agreement([runs(a)[0], runs(np.ones((3, 8, 8)))[0]])
+    for top in (0, 1, -1, 2):
+        with pytest.raises(ValueError, match='top must be'): agreement(runs(a, b), top=top)
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_student_agrees_with_itself(phantom, pixels, student, method):
+    maps = attention_maps(student, pixels, phantom.items.image_id[:10], method)
+    t = agreement([maps, maps])
+    contrast = np.ptp(maps.maps, axis=(1, 2)) > 0
+    np.testing.assert_allclose(t.spearman[contrast], 1)
+    assert contrast.any() and (t.spearman[~contrast] == 0).all()
 
 
 # On disk

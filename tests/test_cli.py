@@ -8,8 +8,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import mmpkd
-from mmpkd.cli import app, main, table
+from mmpkd.arms import ARMS
+from mmpkd.cli import app, main, read_convention, table
 from mmpkd.experiment import Run
+from mmpkd.localization import CONVENTIONS, TRIVIAL
 from mmpkd.report import table1
 
 ROOT = Path(mmpkd.__file__).parents[1]
@@ -50,11 +52,11 @@ def test_help_tells_everything(path, command):
         if p.param_type_name == 'argument': assert p.name in said.lower(), p.name
         for o in p.opts if p.param_type_name == 'option' else []: assert o in said, o
         assert p.help and p.help.split(',')[0].split(';')[0] in said, p.name
-        if p.default is not None and p.param_type_name == 'option' and not p.is_flag: assert f'[default: {p.default}]' in said, p.name
+        if p.default not in (None, '') and p.param_type_name == 'option' and not p.is_flag: assert f'[default: {p.default}]' in said, p.name
 
 def test_there_are_commands():
-    verbs, sources = ('run', 'audit', 'teacher'), ('busbra', 'mimic', 'cbis', 'table')
-    assert {p for p, _ in commands()} >= {(v, s) for v in verbs for s in sources} | {('demo',), ('predict',), ('phantom', 'mimic'), ('phantom', 'cbis')}
+    verbs, sources = ('run', 'grid', 'quality', 'transfer', 'audit', 'teacher'), ('busbra', 'mimic', 'cbis', 'table')
+    assert {p for p, _ in commands()} >= {(v, s) for v in verbs for s in sources} | {('demo',), ('predict',), ('reliability',), ('phantom', 'mimic'), ('phantom', 'cbis')}
 
 def test_no_command_is_a_question():
     assert 'Usage' in invoke().output and 'busbra' in invoke('run').output
@@ -130,6 +132,95 @@ def test_options_arrive(busbra, tmp_path):
     assert set(run.labels('test').index) == set(folds.index[folds == 2]) and set(run.labels('valid').index) == set(folds.index[folds == 1])
 
 
+def test_a_convention_from_the_command_line(busbra, tmp_path):
+    assert read_convention('rule=otsu layer=-2 tau=.3 heads=max') == dict(rule='otsu', layer=-2, tau=.3, heads='max') and read_convention('') == {}
+    result = invoke('run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--convention', 'rule=tuned layer=-2', '--temperature', 'valid', '--arms', 'baseline, out-of-bag lam=0.3')
+    assert result.exit_code == 0, result.output
+    run = Run(tmp_path/'run')
+    assert {k: run.config['convention'][k] for k in ('rule', 'layer', 'tau')} == dict(rule='tuned', layer=-2, tau=None)    # chosen for each student, not 0.5
+    assert run.config['T'] == 'valid' and run.teacher['T_valid'] > 0 and run.arms == ['baseline', 'out-of-bag lam=0.3']
+    tau = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').attrs['convention']['tau']
+    row = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').iloc[0]
+    boxes = said(invoke('predict', run.unit('baseline', 0), busbra/'Images'/f'{row.image_id}.png', '--out', tmp_path/'a.png').output)[1]
+    assert 0 < tau <= 1 and len(boxes) == row.n_boxes                       # drawn with the threshold that was chosen
+
+
+# All arms, and studies
+
+@pytest.fixture(scope='session')
+def everything(busbra, tmp_path_factory):
+    "What `mmpkd run busbra --arms all --report` made and printed; read only"
+    out = tmp_path_factory.mktemp('everything')/'run'
+    result = invoke('run', 'busbra', '--root', busbra, '--out', out, *CALL, '--arms', 'all', '--report')
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+def test_all_arms_with_the_whole_report(everything):
+    "Every part of the study stands in the report: arms, chance levels, conventions, intervals, agreement, randomisation"
+    out, printed = everything
+    run, page = Run(out), (out/'report.html').read_text()
+    assert run.arms == list(ARMS) and len(ARMS) == 9 and run.controls == [a for a in ARMS if 'Control' in ARMS[a]]
+    first = table1(run)
+    titles = [*ARMS.values(), *TRIVIAL.values(), 'Untrained ViT']
+    assert first.index.tolist() == titles
+    for title in titles: assert f'<td>{title}</td>' in page and title in printed and title in (out/'table1.md').read_text()
+    headings = re.findall('<h2>(.*?)</h2>', page)
+    for heading in ('Table 1', 'Table 2: further scores, not tested', 'What these numbers do not show', 'Figure 1', 'Figure 2', 'Differences from the baseline, with seeds and patients drawn anew', 'Tests', 'Other conventions, counted',
+                    'Other conventions', 'Agreement between seeds', 'Weight randomisation', 'Teacher and soft labels', 'To do it again'): assert heading in headings, heading
+    t = pd.read_csv(out/'other_conventions.csv')
+    assert set(t.convention) == {str(c) for c in CONVENTIONS} and set(t.arm) == set(ARMS) - {'baseline'} and all(f'<td>{c}</td>' in page for c in CONVENTIONS)
+    f = pd.read_csv(out/'other_conventions_counted.csv').set_index(['arm', 'metric'])
+    assert len(f) == 8*3 and f.loc[('shuffled', 'iou'), 'better'] == (t.query("arm == 'shuffled' and metric == 'iou'").difference > 0).sum()
+    assert len(pd.read_csv(out/'agreement_between_seeds.csv', header=[0, 1])) >= 9 and pd.read_csv(out/'weight_randomisation.csv').stage.iloc[0] == 'head'
+    for text in run.verdicts().values(): assert text in re.sub(r'\s+', ' ', page.replace('&#x27;', "'").replace('&lt;', '<').replace('&amp;', '&'))
+
+def test_the_whole_report_again_trains_and_scores_nothing(everything, busbra):
+    out, printed = everything
+    kept = lambda: {p: t for f in ('units', 'conventions', 'soft_labels') for p, t in times(out/f).items()}
+    before = kept()
+    result = invoke('run', 'busbra', '--root', busbra, '--out', out, *CALL, '--arms', 'all', '--report')
+    assert result.exit_code == 0 and kept() == before and len(before) > 50
+
+def test_a_grid(busbra, tmp_path):
+    result = invoke('grid', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--lams', '0.3,0.7', '--temperatures', '1, 2')
+    assert result.exit_code == 0, result.output
+    run = Run(tmp_path/'run')
+    assert run.arms == ['baseline', *[f'out-of-bag lam={l} T={T}' for l in (.3, .7) for T in (1, 2)]]
+    assert all(arm in result.output for arm in run.arms) and 'chosen' in result.output and 'front' in result.output and result.output.count('True') >= 2
+    for name in ('grid.csv', 'grid.png', 'sensitivity.csv', 'sensitivity.png', 'report.html'): assert (run.folder/name).stat().st_size > 100
+
+def test_teachers_of_growing_quality(busbra, tmp_path):
+    result = invoke('quality', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--shares', '0.5,1')
+    assert result.exit_code == 0, result.output
+    assert Run(tmp_path/'run').arms == ['baseline', 'out-of-fold share=0.5', 'out-of-fold share=1'] and len(pd.read_csv(tmp_path/'run/quality.csv')) == 3
+    assert 'teacher' in result.output and (tmp_path/'run/quality.png').stat().st_size > 1000
+
+def test_a_transfer(busbra, ultrasound, tmp_path):
+    result = invoke('transfer', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--bs', 8, '--from', ultrasound[0], '--test-fold', 2, '--valid-fold', 1)
+    assert result.exit_code == 0, result.output
+    run = Run(tmp_path/'run')
+    assert run.arms == ['baseline', 'from baseline', 'from out-of-bag'] and run.seeds == 2 and not (run.folder/'teacher').exists()
+    assert all(s in result.output for s in ('Never saw A', 'From Baseline', 'From MMPKD (out-of-bag)', 'no evidence at this n')) and (run.folder/'transfer.png').stat().st_size > 1000
+
+def test_agreement_between_seeds(ultrasound):
+    result = invoke('reliability', ultrasound[0])
+    assert result.exit_code == 0 and 'agreement between seeds' in result.output and 'MMPKD (out-of-bag)' in result.output and 'spearman' in result.output
+    for name in ('reliability.csv', 'reliability.png'): assert (ultrasound[0]/name).stat().st_size > 100
+
+def test_errors_of_studies_are_one_line(capsys, monkeypatch, busbra, ultrasound, tmp_path):
+    call = ['--root', busbra, '--out', tmp_path/'out', '--weights', 'none', '--size', 32]
+    assert "--lams must be numbers separated by commas, not 'few'" in fails(capsys, monkeypatch, 'grid', 'busbra', *call, '--lams', 'few')
+    assert '--temperatures must be numbers' in fails(capsys, monkeypatch, 'grid', 'busbra', *call, '--temperatures', '1,')
+    assert "no arm 'out-of-hand'" in fails(capsys, monkeypatch, 'grid', 'busbra', *call, '--arm', 'out-of-hand')
+    assert 'lam must be in' in fails(capsys, monkeypatch, 'grid', 'busbra', *call, '--lams', '0.5,1.5')
+    assert 'share must be' in fails(capsys, monkeypatch, 'quality', 'busbra', *call, '--shares', '2')
+    assert '--shares must be' in fails(capsys, monkeypatch, 'quality', 'busbra', *call, '--shares', 'half')
+    assert 'no finished run in' in fails(capsys, monkeypatch, 'transfer', 'busbra', *call, '--from', tmp_path/'nothing')
+    assert 'needs the student of seed 2' in fails(capsys, monkeypatch, 'transfer', 'busbra', *call, '--from', ultrasound[0], '--seeds', 3)
+    assert 'no finished run in' in fails(capsys, monkeypatch, 'reliability', tmp_path)
+    assert not (tmp_path/'out').exists()
+
+
 # Errors
 
 def busbra_call(busbra, tmp_path, **options):
@@ -139,6 +230,10 @@ def busbra_call(busbra, tmp_path, **options):
 @pytest.mark.parametrize('options,message', [
     (dict(root='/no/such/folder'), 'bus_data.csv'), (dict(lam=1.5), 'lam must be in [0, 1], not 1.5'), (dict(lam='nan'), 'lam must be in [0, 1]'), (dict(temperature=0), 'T must be above 0'),
     (dict(weights='vit.pth'), "no checkpoint at vit.pth; weights must be 'imagenet', 'none' or"), (dict(arms='baseline,out-of-hand'), "no arm 'out-of-hand'"), (dict(arms='baseline'), 'at least one other'),
+    (dict(arms='baseline,out-of-bag lam=much'), "lam must be a number, not 'much'"), (dict(temperature='hot'), "--temperature must be a number or 'valid', not 'hot'"), (dict(matched='shuffled'), 'matched must be in-sample, out-of-bag, out-of-fold'),
+    (dict(convention='cut=otsu'), "--convention knows no 'cut'; its fields are method, layer, heads"), (dict(convention='otsu'), "knows no 'otsu'"), (dict(convention='rule=median'), 'rule must be one of'), (dict(convention='layer=last'), 'layer must be'),
+    (dict(convention='tau=half'), "tau must be a number, not 'half'"), (dict(convention='tau'), 'tau must be a number'), (dict(convention='min_area=small'), "min_area must be a number, not 'small'"), (dict(convention='tau=2'), 'tau must be'),
+    (dict(convention='layer=12'), 'layer'), (dict(convention='heads=3'), 'heads'), (dict(arms='baseline,from baseline'), 'needs `start`'), (dict(teacher='boosting', arms='all'), "'boosting' has no out-of-bag predictions"),
     (dict(size=0), 'size must be'), (dict(epochs=-1), 'epochs must be'), (dict(bs=0), 'bs must be'), (dict(lr=0), 'lr must be'), (dict(tau=2), 'tau must be'), (dict(precision='fp8'), "not 'fp8'"),
     ({'test-fold': 4}, 'two different folds'), ({'test-fold': 9}, 'two different folds')], ids=str)
 def test_errors_are_one_line(capsys, monkeypatch, busbra, tmp_path, options, message):
@@ -209,9 +304,9 @@ def private(root):
 
 @pytest.fixture(scope='session')
 def radiographs(mimic, tmp_path_factory):
-    "The folder that `mmpkd run mimic` made of it, and what it printed; read only"
+    "The folder that `mmpkd run mimic --report` made of it, and what it printed; read only"
     out = tmp_path_factory.mktemp('radiographs')/'run'
-    result = invoke('run', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--teacher', 'bow', '--out', out, *TINY_CALL, '--skip-unreadable')
+    result = invoke('run', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--teacher', 'bow', '--out', out, *TINY_CALL, '--skip-unreadable', '--report')
     assert result.exit_code == 0, result.output
     return out, result.output
 
@@ -223,6 +318,7 @@ def test_mimic_from_beginning_to_end(radiographs):
     assert n > 0 and f'{n} images could not be decoded and were left out' in said
     page = (out/'report.html').read_text()
     assert f'{n} images could not be decoded' in page and all(kind in page for kind in run.asked['repairs'])
+    assert 'Other conventions' in page and 'Agreement between seeds' not in page        # of one seed
 
 def test_what_cannot_be_decoded_is_an_error(capsys, monkeypatch, mimic, radiographs, tmp_path):
     said = fails_long(capsys, monkeypatch, 'run', 'mimic', '--root', mimic, '--rois', mimic/'ms-cxr', '--teacher', 'bow', '--out', tmp_path/'run', *TINY_CALL)

@@ -5,30 +5,25 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np, pandas as pd, pytest
-from conftest import DEMO_CALL, TINY
+from conftest import DEMO_CALL, TINY, altered, times
 from PIL import Image
 
 import mmpkd
 from mmpkd.attention import AttentionMaps
-from mmpkd.cohort import Cohort
 from mmpkd.experiment import Run, environment, make_config, run_experiment
 from mmpkd.images import Pixels, cache_pixels
+from mmpkd.localization import Convention
 from mmpkd.phantom import METADATA
+from mmpkd.soft_labels import soften
 from mmpkd.student import Student
 from mmpkd.teachers import TEACHERS, ForestTeacher, load_teacher
 
-
-def times(folder): return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
 
 def tables(run): return run.per_seed().sort_values(['arm', 'seed'], ignore_index=True)
 
 def equal(a, b): pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 def go_on(cohort, out, tiny, **kwargs): return run_experiment(cohort, out, make_config(**tiny), **dict(seeds=2, progress=False) | kwargs)
-
-def altered(cohort, items=None, rois=None, **kwargs):
-    names = dict(text=cohort.text, tabular=cohort.tabular, root=cohort.root, name=cohort.name)
-    return Cohort(cohort.items if items is None else items, cohort.labels, cohort.rois if rois is None else rois, **names | kwargs)
 
 @pytest.fixture
 def copy(tiny_run, tmp_path):
@@ -116,6 +111,16 @@ def test_fewer_can_be_looked_at(copy, phantom, tiny, tiny_run):
     assert times(copy/'units') == before and run.seeds == 1
     equal(run.per_seed(), tiny_run.per_seed().query('seed < 1').reset_index(drop=True))
 
+def test_controls_can_be_added(copy, phantom, tiny, tiny_run):
+    "To a finished run, without training its students again; the teacher's answers are kept for them"
+    before, soft = times(copy/'units'), times(copy/'soft_labels')
+    run = go_on(phantom, copy, tiny, arms=('baseline', 'label-smoothing', 'self-distillation', 'out-of-fold'), seeds=1)
+    after, soft_after = times(copy/'units'), times(copy/'soft_labels')
+    assert {k: after[k] for k in before} == before and {k: soft_after[k] for k in soft} == soft
+    assert {k.split('/')[0] for k in set(after) - set(before)} == {'label-smoothing', 'self-distillation'} and set(soft_after) - set(soft) == {'label-smoothing.parquet'}
+    assert run.controls == ['label-smoothing', 'self-distillation']
+    equal(tables(run).query("arm in ['baseline', 'out-of-fold']").reset_index(drop=True), tables(tiny_run).query('seed < 1').reset_index(drop=True))
+
 def test_an_arm_named_twice_is_one_arm(copy, phantom, tiny):
     assert go_on(phantom, copy, tiny, arms=('baseline', 'out-of-fold', 'baseline')).arms == ['baseline', 'out-of-fold']
 
@@ -130,7 +135,8 @@ def test_several_at_a_time(phantom, tiny, tmp_path, tiny_run):
 # Refusals, each before anything was trained
 
 @pytest.mark.parametrize('bad', [dict(lam=-.1), dict(lam=1.5), dict(lam=np.nan), dict(T=0.), dict(T=-1.), dict(T=np.nan), dict(size=0), dict(epochs=1.5),
-                                 dict(bs=0), dict(lr=0.), dict(precision='fp8'), dict(augment='mixup'), dict(teacher='oracle'), dict(convention=dict(tau=2.))], ids=str)
+                                 dict(bs=0), dict(lr=0.), dict(precision='fp8'), dict(augment='mixup'), dict(teacher='oracle'), dict(matched='shuffled'),
+                                 dict(convention=dict(tau=2.)), dict(convention=dict(layer=.5)), dict(convention=dict(method='saliency'))], ids=str)
 def test_settings_that_make_no_sense(bad):
     name = next(iter(bad.get('convention', bad)))
     with pytest.raises(ValueError, match=rf'\b{name}\b'): make_config(**bad)
@@ -143,10 +149,21 @@ def test_weights_that_are_not_there(tmp_path):
     (dict(arms=('in-sample', 'out-of-fold')), "'baseline' and at least one other, not in-sample, out-of-fold"),
     (dict(arms=('baseline',)), 'at least one other'),
     (dict(arms=()), 'at least one other'),
-    (dict(arms=('baseline', 'out-of-bag')), "'bow' has no out-of-bag predictions; take the arm 'out-of-fold'"),
+    (dict(arms=('baseline', 'out-of-bag')), "'bow' has no out-of-bag predictions; take 'out-of-fold'"),
+    (dict(arms=('baseline', 'shuffled'), config=dict(matched='out-of-bag')), "'bow' has no out-of-bag predictions"),
+    (dict(arms=('baseline', 'out-of-fold lam=2')), 'lam must be in .* not 2'),
+    (dict(arms=('baseline', 'out-of-fold lam=much')), "lam must be a number, not 'much', in the arm 'out-of-fold lam=much'"),
+    (dict(arms=('baseline', 'out-of-fold lam=valid')), "lam must be a number, not 'valid'"),
+    (dict(arms=('baseline', 'in-sample T=0')), "T must be above 0, not 0, in the arm 'in-sample T=0'"),
+    (dict(arms=('baseline', 'in-sample T=nan')), 'T must be above 0'),
+    (dict(arms=('baseline', 'out-of-fold share=0')), 'share must be above 0'),
+    (dict(arms=('baseline', 'in-sample share=0.5')), "share goes with 'out-of-fold'"),
+    (dict(arms=('baseline', 'baseline lam=0.3')), "cannot change 'lam'"),
+    (dict(arms=('baseline', 'from baseline')), "'from baseline' needs `start`"),
+    (dict(config=dict(convention=dict(heads=7))), 'heads'),
     (dict(seeds=0), 'seeds .*above 0, not 0'),
     (dict(n_jobs=0), 'n_jobs'),
-    (dict(config=dict(layer=2)), 'layer'),
+    (dict(config=dict(convention=dict(layer=2))), 'layer'),
     (dict(config=dict(size=100)), 'size|100'),
     (dict(config=dict(arch='vit_tinny')), "no model 'vit_tinny'"),
     (dict(config=dict(teacher='forest'), tabular=()), 'ForestTeacher reads tabular columns'),
@@ -159,6 +176,11 @@ def test_arguments_that_make_no_sense(phantom, tiny, tmp_path, kwargs, message):
 def no_regions(study): return altered(study, rois=study.rois[study.rois.image_id.isin(study.split('train').items.image_id)])
 
 def no_test_split(study): return altered(study, study.items[study.items.split != 'test'], study.rois[~study.rois.image_id.isin(study.split('test').items.image_id)])
+
+def test_a_threshold_can_be_tuned_only_where_there_are_regions(study, tiny, tmp_path):
+    bad = altered(study, rois=study.rois[~study.rois.image_id.isin(study.split('valid').items.image_id)])
+    with pytest.raises(ValueError, match="the rule 'tuned' needs regions of interest in the validation split"): go_on(bad, tmp_path/'run', tiny | dict(convention=dict(rule='tuned')))
+    assert not (tmp_path/'run').exists()
 
 def missing_image(study): (study.root/study.items.image[3]).unlink(); return study
 
@@ -208,7 +230,7 @@ def test_one_may_follow_the_advice(phantom, tiny, tmp_path, monkeypatch):
 
 # Folders that hold something else
 
-@pytest.mark.parametrize('change', [dict(lam=.4), dict(T=2.), dict(lr=2e-3), dict(bs=8), dict(augment='none'), dict(layer=0), dict(convention=dict(tau=.7)), dict(teacher='forest')], ids=str)
+@pytest.mark.parametrize('change', [dict(lam=.4), dict(T=2.), dict(lr=2e-3), dict(bs=8), dict(augment='none'), dict(matched='in-sample'), dict(convention=dict(layer=0)), dict(convention=dict(tau=.7)), dict(teacher='forest')], ids=str)
 def test_other_settings_are_refused(copy, phantom, tiny, change):
     name, before = next(iter(change)), times(copy)
     with pytest.raises(ValueError, match=f'other settings: {name} is .* there and .* here'): go_on(phantom, copy, tiny | change)
@@ -260,7 +282,8 @@ def test_other_peoples_folders_are_safe(phantom, tiny, tmp_path):
 
 def test_the_folder_is_enough_to_do_it_again(tiny_run, phantom, tiny):
     assert json.loads((tiny_run.folder/'config.json').read_text()) == make_config(**tiny) == tiny_run.config
-    assert {'lam', 'T', 'size', 'epochs', 'lr', 'wd', 'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision', 'layer', 'convention', 'teacher'} <= set(tiny_run.config)
+    assert {'lam', 'T', 'matched', 'size', 'epochs', 'lr', 'wd', 'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision', 'convention', 'start', 'teacher'} <= set(tiny_run.config)
+    assert tiny_run.config['convention'] == Convention().to_dict()
     assert make_config(**{k: v for k, v in tiny_run.config.items() if k != 'weights_sha256'}) == tiny_run.config
     [env] = tiny_run.environments
     assert env['mmpkd'] == mmpkd.__version__ and env['python'] == '.'.join(map(str, sys.version_info[:3])) and env['device']
@@ -285,10 +308,11 @@ def test_units_hold_what_they_say(tiny_run, phantom):
     for arm in tiny_run.arms:
         unit = tiny_run.unit(arm, 1)
         p, maps, scores = pd.read_parquet(unit/'predictions.parquet'), AttentionMaps.load(unit/'attention.npz'), pd.read_parquet(unit/'scores.parquet')
-        assert p.index.tolist() == valid + test and maps.image_ids == test      # nothing of the training images
+        assert p.index.tolist() == [k for k in phantom.items.image_id if k in {*valid, *test}] and maps.image_ids == test      # nothing of the training images
         assert scores.image_id.tolist() == [k for k in test if k in set(phantom.rois.image_id)]
         pd.testing.assert_frame_equal(Student.load(unit).predict(pixels, test), p.loc[test], atol=1e-6)
-        assert {k: json.loads((unit/'unit.json').read_text())[k] for k in ('arm', 'seed')} == dict(arm=arm, seed=1)
+        assert {k: json.loads((unit/'unit.json').read_text())[k] for k in ('arm', 'seed', 'convention')} == dict(arm=arm, seed=1, convention=Convention().to_dict())
+        assert scores.attrs['convention'] == Convention().to_dict() and 0 < scores.attrs['pooled_auroc'] < 1
         assert len(pd.read_csv(unit/'history.csv')) == TINY['epochs']
 
 def test_the_teacher_is_kept(tiny_run, phantom):
@@ -296,7 +320,10 @@ def test_the_teacher_is_kept(tiny_run, phantom):
     s = pd.read_parquet(tiny_run.folder/'soft_labels/out-of-fold.parquet')
     assert s.index.tolist() == train.items.image_id.tolist() and list(s) == phantom.labels and s.to_numpy().min() > 0 and s.to_numpy().max() < 1
     assert load_teacher(tiny_run.folder/'teacher').logits(test).shape == (len(test), 4)
-    assert set(tiny_run.teacher['auroc']) == {'in-sample', 'valid', 'test'}
+    assert set(tiny_run.teacher['auroc']) == {'in-sample', 'valid', 'test'} and tiny_run.teacher['T_valid'] is None
+    z = pd.read_parquet(tiny_run.folder/'soft_labels/logits_out-of-fold.parquet')
+    equal(s, pd.DataFrame(soften(z, tiny_run.config['T']), z.index, z.columns))
+    equal(s, tiny_run.soft_labels('out-of-fold'))
 
 def blobs(folder):
     "Everything in a folder as text, archives unpacked"

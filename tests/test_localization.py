@@ -1,17 +1,18 @@
 "Corner cases of mmpkd.localization: properties of the metrics, regions on disk, and maps that do not fit"
-import json
+import json, os, subprocess, sys
 
 import matplotlib
 import numpy as np, pandas as pd, pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mmpkd.cohort import Cohort
-from mmpkd.images import Geometry
-from mmpkd.localization import (Convention, best_iou, box_fpr, fill_boxes, iou, normalize, pixel_auroc, predicted_boxes,
-                                score_image, score_maps, show_localization, trivial_maps, truth_of)
+from mmpkd.images import Geometry, cache_pixels
+from mmpkd.localization import (CONVENTIONS, GRID, TAUS, TRIVIAL, Convention, PooledAUROC, Regions, average_precision, best_iou, box_fpr, by_maps, fill_boxes, heat_of, hot_pixels,
+                                iou, levels, mass_inside, mean_roi, normalize, otsu, pixel_auroc, pointing_hit, predicted_boxes, score_conventions, score_image, score_maps,
+                                show_localization, shuffled_auroc, trivial_maps, truth_of, tune_tau)
 
 matplotlib.use('Agg')
 
@@ -24,14 +25,49 @@ boxes = st.lists(box, min_size=1, max_size=5)
 
 # Convention
 
-@pytest.mark.parametrize('bad', [dict(interpolation='cubic'), dict(rule='otsu'), dict(tau=0), dict(tau=1.1), dict(tau=np.nan), dict(connectivity=6), dict(truth='polygon')])
+@pytest.mark.parametrize('bad', [dict(interpolation='cubic'), dict(rule='median'), dict(method='saliency'), dict(layer=1.5), dict(layer=True), dict(heads='min'), dict(heads=-1), dict(artefacts='drop'),
+    dict(min_area=1), dict(min_area=-.1), dict(classes='all'), dict(tau=0), dict(tau=1.1), dict(tau=np.nan), dict(connectivity=6), dict(truth='polygon')])
 def test_convention_refuses(bad):
     with pytest.raises(ValueError, match=next(iter(bad))): Convention(**bad)
 
 def test_convention_is_a_key_and_json():
     assert {Convention(): 1}[Convention(tau=.5)] == 1
     assert Convention(**json.loads(json.dumps(Convention(connectivity=8).to_dict()))) == Convention(connectivity=8)
+    for c in CONVENTIONS: assert Convention(**json.loads(json.dumps(c.to_dict()))) == c and len(c.key) == 10
     with pytest.raises(AttributeError): Convention().tau = .3
+
+def test_equal_conventions_have_equal_keys():
+    "However the numbers were given, and whatever a rule does not use"
+    assert Convention(tau=np.float32(.5), layer=np.int64(-1), connectivity=4., min_area=0).key == Convention().key
+    assert Convention(tau=1) == Convention(tau=1.) and Convention(tau=1).key == Convention(tau=1.).key
+    assert Convention(rule='mean', tau=.3) == Convention(rule='mean') and Convention(rule='mean').tau is None
+    assert len({c.key for c in CONVENTIONS}) == len(CONVENTIONS) >= 12 and CONVENTIONS[0] == Convention()
+
+def test_the_key_is_the_same_in_another_process():
+    run = 'from mmpkd.localization import Convention; print(Convention(rule="mass", tau=.6).key)'
+    assert subprocess.run([sys.executable, '-c', run], env=os.environ | dict(PYTHONHASHSEED='7'), capture_output=True, text=True, check=True).stdout.strip() == Convention(rule='mass', tau=.6).key
+
+@pytest.mark.parametrize('fields,text', [({}, 'default'), (dict(rule='otsu', layer=-2), 'layer -2, rule otsu'), (dict(tau=.25), 'tau 0.25'), (dict(rule='tuned'), 'rule tuned'),
+                                         (dict(rule='tuned', tau=.35), 'rule tuned, tau 0.35'), (dict(rule='tuned', tau=.5), 'rule tuned, tau 0.5'), (dict(heads=0), 'heads 0'), (dict(min_area=.01, truth='box'), 'min_area 0.01, truth box')])
+def test_convention_in_words(fields, text): assert str(Convention(**fields)) == text
+
+def test_every_rule_has_words():
+    words = [Convention(rule=r).cut for r in ('max', 'mean', 'otsu', 'mass', 'tuned')]
+    assert len(set(words)) == 5 and words[0] == 'at 0.5 of the maximum' and Convention(rule='tuned', tau=.35).cut == 'at 0.35 of the maximum, chosen on validation regions'
+
+def test_tuned():
+    c = Convention(rule='tuned', layer=-2)
+    assert c.tau is None and c.tuned(.3) == Convention(rule='tuned', layer=-2, tau=.3) and c.tuned(.5) != c
+    assert Convention(**json.loads(json.dumps(c.to_dict()))) == c
+    with pytest.raises(ValueError, match='tuned'): Convention().tuned(.3)
+    with pytest.raises(ValueError, match='tau'): c.tuned(2)
+    with pytest.raises(ValueError, match='before its tau was chosen'): predicted_boxes(np.eye(3), c)
+
+def test_maps_args_and_groups():
+    assert Convention(heads=1).maps_args() == dict(method='attention', layer=-1, heads=1, artefacts='keep')
+    groups = by_maps(CONVENTIONS)
+    assert sorted(c.key for _, cs in groups for c in cs) == sorted(c.key for c in CONVENTIONS)
+    assert all(c.maps_args() == args for args, cs in groups for c in cs) and len({json.dumps(a) for a, _ in groups}) == len(groups)
 
 
 # Pixel AUROC
@@ -59,6 +95,150 @@ def test_pixel_auroc_edges():
     assert pixel_auroc(heat, [0, 0, 0, 1]) == 1 and pixel_auroc([-np.inf, 0, 1, np.inf], [1, 0, 0, 0]) == 0
     with pytest.raises(ValueError, match=r'\(4,\).*\(3,\)'): pixel_auroc(heat, np.zeros(3))
     with pytest.raises(ValueError, match='NaN'): pixel_auroc([0, np.nan, 1, 2], [0, 0, 0, 1])
+
+
+# Average precision, shuffled AUROC, pointing, mass
+
+weights = arrays(np.float64, (4, 5), elements=st.integers(0, 3).map(float))
+
+@given(few, masks)
+def test_average_precision_is_sklearns(heat, mask):
+    assert average_precision(heat, mask) == pytest.approx(average_precision_score(mask.ravel(), heat.ravel()), abs=1e-12)
+
+def pairs(heat, mask, weights):
+    "The double loop"
+    total = won = 0.
+    for p in np.argwhere(mask):
+        for q in np.argwhere(~mask):
+            w = weights[tuple(q)]
+            total += w
+            won += w*((heat[tuple(p)] > heat[tuple(q)]) + .5*(heat[tuple(p)] == heat[tuple(q)]))
+    return won/total if total else np.nan
+
+@given(few, masks, weights)
+def test_shuffled_auroc_is_a_double_loop(heat, mask, weights):
+    assert shuffled_auroc(heat, mask, weights) == pytest.approx(pairs(heat, mask, weights), abs=1e-9, nan_ok=True)
+
+@given(few, masks)
+def test_without_preference_shuffled_is_pixel_auroc(heat, mask):
+    assert shuffled_auroc(heat, mask, np.full(mask.shape, .3)) == pytest.approx(pixel_auroc(heat, mask), abs=1e-9)
+
+@given(few, masks, weights)
+def test_only_the_order_counts(heat, mask, weights):
+    for f in (lambda h: np.exp(5*h.astype(float)), lambda h: h.astype(float)*1e-6 + 3, np.sqrt):
+        for score in (pixel_auroc, average_precision, lambda h, m: shuffled_auroc(h, m, weights), pointing_hit):
+            assert score(f(heat), mask) == pytest.approx(score(heat, mask), nan_ok=True)
+
+@given(few, masks, weights)
+def test_scores_are_in_range(heat, mask, weights):
+    s = score_image(heat, mask, [[0, 0, 2, 2]], elsewhere=weights)
+    for m in ('pixel_auroc', 'shuffled_auroc', 'auprc', 'iou', 'fpr', 'hit', 'mass'): assert np.isnan(s[m]) or 0 <= s[m] <= 1 + 1e-12
+    assert s['auprc'] > 0
+
+@given(few, masks, weights, st.sampled_from([Convention(rule=r, connectivity=c) for r in ('max', 'mean', 'otsu', 'mass') for c in (4, 8)]))
+def test_flips_change_nothing(heat, mask, weights, convention):
+    h, w = heat.shape
+    true = np.array([[1, 0, 3, 2], [0, 0, 5, 1]])
+    across, down = (w - true[:, [2, 1, 0, 3]])*[1, 0, 1, 0] + true*[0, 1, 0, 1], (h - true[:, [0, 3, 2, 1]])*[0, 1, 0, 1] + true*[1, 0, 1, 0]
+    s = score_image(heat, mask, true, convention, weights)
+    for flip, boxes in ((np.fliplr, across), (np.flipud, down)):
+        assert score_image(flip(heat), flip(mask), boxes, convention, flip(weights)) == pytest.approx(s, nan_ok=True)
+
+@pytest.mark.parametrize('make', [lambda r, n: r.random(n), lambda r, n: r.gamma(.1, size=n), lambda r, n: np.where(r.random(n) < .001, 1e4, r.random(n)),
+                                  lambda r, n: r.integers(0, 40, n)/7, lambda r, n: np.r_[np.zeros(n - 9), np.arange(9)*1e-30], lambda r, n: r.integers(-5, 9, n)],
+                         ids=['even', 'skewed', 'artefacts', 'ties', 'tiny', 'negative'])
+@pytest.mark.parametrize('n', [50, 40_000])
+def test_counting_is_exact(make, n):
+    "Levels only save sorting; they decide nothing"
+    rng = np.random.default_rng(n)
+    heat, mask, w = make(rng, n), rng.random(n) < .2, rng.random(n)*(rng.random(n) < .5)
+    assert pixel_auroc(heat, mask) == pytest.approx(roc_auc_score(mask, heat), abs=1e-9)
+    assert average_precision(heat, mask) == pytest.approx(average_precision_score(mask, heat), abs=1e-9)
+    assert shuffled_auroc(heat, mask, w) == pytest.approx(roc_auc_score(mask, heat, sample_weight=np.where(mask, 1, w)), abs=1e-9)
+
+def test_shuffled_edges():
+    heat, mask = np.arange(4.), np.array([0, 0, 0, 1], bool)
+    assert np.isnan(shuffled_auroc(heat, mask, np.zeros(4))) and np.isnan(shuffled_auroc(heat, mask, mask*3.))
+    assert np.isnan(average_precision(heat, np.zeros(4))) and average_precision(heat, np.ones(4)) == 1
+
+def test_pointing_and_mass_by_hand():
+    heat, mask = np.array([[3., 3.], [1., 3.]]), np.array([[1, 0], [1, 0]], bool)
+    assert pointing_hit(heat, mask) == 1/3 and mass_inside(heat, mask) == .4
+    assert mass_inside(np.zeros((2, 2)), mask) == .5 and mass_inside(-heat, mask) == .5         # no heat: a part of the area
+    assert mass_inside(np.array([[1., -9.], [0., 1.]]), mask) == .5                             # negative heat is none
+
+def pooled(heats, masks):
+    pool = PooledAUROC(min(h.min() for h in heats), max(h.max() for h in heats))
+    for h, m in zip(heats, masks): pool.add(h, m)
+    return pool.value
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(few, masks), min_size=1, max_size=4))
+def test_pooled_auroc_is_sklearns(images):
+    heats, ms = zip(*images)
+    assert pooled(heats, ms) == pytest.approx(roc_auc_score(np.ravel(ms), np.ravel(heats)), abs=1e-12)
+
+@pytest.mark.parametrize('spot', [1, 300])
+def test_pooled_auroc_of_smooth_maps(spot):
+    rng, heats, ms = np.random.default_rng(4), [], []
+    for h, w in ((120, 90), (90, 150), (200, 130)):
+        m = rng.random((14, 14))**4
+        m[2, 7] *= spot
+        heats.append(heat_of(m, Geometry(h, w, 112)))
+        ms.append(fill_boxes([[20, 30, 55, 70]], (h, w)))
+    flat = lambda arrays: np.concatenate([a.ravel() for a in arrays])
+    assert pooled(heats, ms) == pytest.approx(roc_auc_score(flat(ms), flat(heats)), abs=1e-6)
+
+def test_pooled_edges():
+    assert np.isnan(pooled([np.ones((2, 2))], [np.zeros((2, 2), bool)])) and pooled([np.ones((2, 2))], [np.eye(2, dtype=bool)]) == .5
+
+@given(arrays(np.float32, 30, elements=st.floats(0, 1, width=32)), st.integers(4, 17))
+def test_levels_keep_the_order(heat, bits):
+    k = levels(heat, bits=bits)
+    order = np.argsort(heat, kind='stable')
+    assert k.min() == 0 and (np.diff(k[order]) >= 0).all()
+    assert (levels(heat, 0, 1) <= levels(np.ones(1), 0, 1)).all()
+
+
+# Rules
+
+def brute_otsu(v):
+    cost = lambda t: sum(((p - p.mean())**2).sum() for p in (v[v < t], v[v >= t]))
+    return {t: cost(t) for t in np.unique(v)[1:]}
+
+@given(arrays(np.float64, 12, elements=st.integers(0, 40).map(float)))
+def test_otsu_is_the_best_of_all_cuts(v):
+    v, costs = np.sort(v), brute_otsu(np.sort(v))
+    assert otsu(v) == np.inf if not costs else costs[otsu(v)] == pytest.approx(min(costs.values()), abs=1e-9)
+
+@given(few.filter(lambda h: h.max() > h.min()), st.sampled_from([.2, .5, .9, 1.]))
+def test_mass_is_the_fewest_pixels_that_hold_it(heat, tau):
+    hot = hot_pixels(heat, Convention(rule='mass', tau=tau))
+    coolest = heat[hot].min()
+    assert (hot == (heat >= coolest)).all() and heat[hot].sum() >= tau*heat.sum() - 1e-6
+    assert heat[heat > coolest].sum() < tau*heat.sum() + 1e-6
+
+@given(few)
+def test_rules_by_definition(heat):
+    hot = lambda **c: hot_pixels(heat, Convention(**c))
+    if heat.max() == heat.min(): assert not any(hot(rule=r).any() for r in ('max', 'mean', 'otsu', 'mass'))
+    else:
+        assert (hot(rule='mean') == (heat > heat.astype(float).mean())).all() and (hot(rule='otsu') == (heat >= otsu(np.sort(heat, axis=None)))).all()
+        assert (hot(rule='tuned', tau=.3) == hot(tau=.3)).all()
+        for r in ('max', 'mean', 'otsu', 'mass'): assert (hot_pixels(heat, Convention(rule=r), np.sort(heat, axis=None)) == hot(rule=r)).all() and hot(rule=r).any()
+
+def test_a_map_that_is_constant_but_for_rounding_has_no_boxes():
+    for rule in ('max', 'mean', 'otsu', 'mass'): assert not len(predicted_boxes(.3 + 1e-8*np.random.default_rng(0).random((5, 5)), Convention(rule=rule)))
+
+@given(few, st.sampled_from([0., .1, .3, .9]))
+def test_min_area_drops_small_boxes_only(heat, share):
+    every, kept = predicted_boxes(heat), predicted_boxes(heat, Convention(min_area=share))
+    area = (every[:, 2:] - every[:, :2]).prod(1)
+    np.testing.assert_array_equal(kept, every[area >= share*20])
+
+@given(few, st.sampled_from(['max', 'mean', 'otsu', 'mass']))
+def test_eight_neighbours_never_make_more_boxes(heat, rule):
+    assert len(predicted_boxes(heat, Convention(rule=rule, connectivity=8))) <= len(predicted_boxes(heat, Convention(rule=rule)))
 
 
 # Boxes
@@ -152,9 +332,77 @@ def test_truth_refuses(cohort):
     with pytest.raises(FileNotFoundError, match="mask of image 'a' .*: missing file"): truth_of(cohort, 'a', (6, 8))
 
 
+def test_truth_of_one_label(cohort):
+    mask, boxes = truth_of(cohort, 'b', (6, 8), label='calc')
+    assert mask.sum() == 3 and boxes.tolist() == [[2, 1, 4, 3]]
+    with pytest.raises(ValueError, match="'a' has no region of interest of 'calc'"): truth_of(cohort, 'a', (6, 8), label='calc')
+
+
+# Where the others have their regions
+
+def share_of_cell(mask, i, j):
+    "How much of cell i, j of the relative grid a mask covers, pixel by pixel"
+    (h, w), covered = mask.shape, 0.
+    for y, x in np.argwhere(mask):
+        down = min((i+1)/GRID, (y+1)/h) - max(i/GRID, y/h)
+        right = min((j+1)/GRID, (x+1)/w) - max(j/GRID, x/w)
+        covered += max(down, 0)*max(right, 0)*GRID**2
+    return covered
+
+def slow_elsewhere(masks, k):
+    "Weight of each pixel of image k: over all other images, the share of its cell that their regions cover"
+    h, w = masks[k].shape
+    return np.array([[sum(share_of_cell(m, int((y+.5)/h*GRID), int((x+.5)/w*GRID)) for j, m in enumerate(masks) if j != k) for x in range(w)] for y in range(h)])
+
+def boxed(shapes, rois, splits=None):
+    "A cohort of boxes on images of these (h, w), and its geometries"
+    ids = [f'i{k}' for k in range(len(shapes))]
+    items = pd.DataFrame(dict(image_id=ids, patient_id=ids, split=splits or ['test']*len(ids), image=ids, y=1))
+    rows = [dict(image_id=f'i{k}', label='y', x0=b[0], y0=b[1], x1=b[2], y1=b[3]) for k, b in rois]
+    return Cohort(items, ['y'], pd.DataFrame(rows)), ids, [Geometry(h, w, 32) for h, w in shapes]
+
+SHAPES, ROIS = [(9, 12), (10, 7), (300, 20), (11, 11)], [(0, (2, 3, 8, 7)), (1, (1, 1, 5, 8)), (2, (4, 90, 11, 160)), (3, (4, 4, 9, 9)), (3, (0, 0, 2, 2))]
+
+def test_places_of_others_are_a_double_loop():
+    cohort, ids, geometries = boxed(SHAPES, ROIS)
+    regions = Regions(cohort, ids, geometries)
+    masks = [regions.of(i)[0] for i in ids]
+    for k in (0, 1, 3): np.testing.assert_allclose(regions.of(ids[k])[2], slow_elsewhere(masks, k), atol=1e-9)
+    np.testing.assert_allclose(regions.grid.sum()/GRID**2, sum(m.mean() for m in masks))       # nothing is lost, however small
+
+def test_shuffled_auroc_of_a_cohort_is_a_double_loop():
+    cohort, ids, geometries = boxed(SHAPES, ROIS)
+    maps = np.random.default_rng(0).random((4, 6, 6))
+    scores, masks = score_maps(maps, ids, geometries, cohort), [truth_of(cohort, i, (g.h, g.w))[0] for i, g in zip(ids, geometries)]
+    for k in (0, 1, 3):
+        want = pairs(heat_of(maps[k], geometries[k]), masks[k], slow_elsewhere(masks, k))
+        assert scores.shuffled_auroc[k] == pytest.approx(want, abs=1e-6)
+
+def test_regions_give_back_the_truth(cohort):
+    regions = Regions(cohort, list('abc'), [geo]*3)
+    assert len(regions) == 2 and 'c' not in regions
+    for i in 'ab':
+        np.testing.assert_array_equal(regions.of(i)[0], truth_of(cohort, i, (6, 8))[0])
+        np.testing.assert_array_equal(regions.of(i)[1], truth_of(cohort, i, (6, 8))[1])
+
+def test_an_only_image_has_nothing_to_be_shuffled_with():
+    cohort, ids, geometries = boxed(SHAPES[:2], ROIS[:1])
+    s = score_maps(np.random.default_rng(0).random((2, 6, 6)), ids, geometries, cohort)
+    assert len(s) == 1 and np.isnan(s.shuffled_auroc[0]) and s.notna().drop(columns='shuffled_auroc').all(axis=None)
+
+def test_mirrored_cohort_has_the_same_scores():
+    shapes = [(32, 16), (32, 24), (20, 20), (16, 32)]                             # these lie in the middle of the square
+    rois = [(0, (2, 3, 8, 7)), (1, (1, 1, 5, 8)), (2, (4, 9, 11, 16)), (3, (4, 4, 9, 9)), (3, (20, 0, 32, 2))]
+    mirrored = [(k, (shapes[k][1] - x1, y0, shapes[k][1] - x0, y1)) for k, (x0, y0, x1, y1) in rois]
+    maps = np.random.default_rng(1).random((4, 6, 6))
+    a, b = boxed(shapes, rois), boxed(shapes, mirrored)
+    pd.testing.assert_frame_equal(score_maps(maps, a[1], a[2], a[0]), score_maps(maps[:, :, ::-1], b[1], b[2], b[0]), rtol=1e-5)
+
+
 # Maps of a cohort
 
 geo = Geometry(6, 8, 16)
+COLUMNS = ['image_id', 'pixel_auroc', 'shuffled_auroc', 'auprc', 'iou', 'fpr', 'n_boxes', 'hit', 'mass']
 
 def test_score_maps_joins_by_id_and_skips_images_without_regions(cohort):
     maps = np.random.default_rng(0).random((3, 4, 4))
@@ -166,7 +414,16 @@ def test_score_maps_is_score_image_on_original_pixels(cohort):
     c, m = Convention(interpolation='nearest', tau=.7, truth='box'), np.random.default_rng(1).random((4, 4))
     row = score_maps(m[None], ['a'], [geo], cohort, c).iloc[0]
     twin = score_image(geo.map_to_original(m, 'nearest'), *truth_of(cohort, 'a', (6, 8), 'box'), c)
-    assert row.drop('image_id').to_dict() == pytest.approx(twin)
+    assert row.drop('image_id').to_dict() == pytest.approx(twin, abs=1e-5, nan_ok=True)
+
+def test_scores_are_sklearns(cohort):
+    maps = np.random.default_rng(2).random((2, 4, 4))
+    s = score_maps(maps, ['a', 'b'], [geo]*2, cohort)
+    heat, mask = zip(*((geo.map_to_original(m).ravel(), truth_of(cohort, i, (6, 8))[0].ravel()) for i, m in zip('ab', maps)))
+    for k in (0, 1):
+        assert s.pixel_auroc[k] == pytest.approx(roc_auc_score(mask[k], heat[k]), abs=1e-6)
+        assert s.auprc[k] == pytest.approx(average_precision_score(mask[k], heat[k]), abs=1e-6)
+    assert s.attrs['pooled_auroc'] == pytest.approx(roc_auc_score(np.concatenate(mask), np.concatenate(heat)), abs=1e-6)
 
 def test_padding_cannot_change_a_score(cohort):
     quiet = np.random.default_rng(2).random((16, 16))                       # one patch per pixel of the square
@@ -176,14 +433,93 @@ def test_padding_cannot_change_a_score(cohort):
 
 def test_score_maps_without_any_region(cohort):
     s = score_maps(np.ones((1, 4, 4)), ['c'], [geo], cohort)
-    assert len(s) == 0 and list(s) == ['image_id', 'pixel_auroc', 'iou', 'fpr', 'n_boxes']
+    assert len(s) == 0 and list(s) == COLUMNS
 
 def test_score_maps_refuses(cohort):
     maps = np.ones((2, 4, 4))
     with pytest.raises(ValueError, match='2 maps, 1 image_ids'): score_maps(maps, ['a'], [geo]*2, cohort)
     with pytest.raises(ValueError, match="'a' has several maps"): score_maps(maps, ['a', 'a'], [geo]*2, cohort)
+    with pytest.raises(ValueError, match='which label the maps are for'): score_maps(maps, ['a', 'b'], [geo]*2, cohort, Convention(classes='each'))
+    with pytest.raises(ValueError, match="classes='any'"): score_maps(maps, ['a', 'b'], [geo]*2, cohort, label='mass')
+    with pytest.raises(ValueError, match="no label 'nodule'"): score_maps(maps, ['a', 'b'], [geo]*2, cohort, Convention(classes='each'), label='nodule')
+    with pytest.raises(ValueError, match='trivial must be one of'): score_maps(maps, ['a', 'b'], [geo]*2, cohort, trivial='corner')
+    with pytest.raises(ValueError, match='before its tau was chosen'): score_maps(maps, ['a', 'b'], [geo]*2, cohort, Convention(rule='tuned'))
+    with pytest.raises(ValueError, match='different maps'): score_conventions(maps, ['a', 'b'], [geo]*2, cohort, CONVENTIONS[:2])
     maps[1, 0, 0] = np.nan
     with pytest.raises(ValueError, match="map of image 'b'"): score_maps(maps, ['a', 'b'], [geo]*2, cohort)
+
+def test_one_label_at_a_time(cohort):
+    maps, each = np.random.default_rng(0).random((2, 4, 4)), Convention(classes='each')
+    calc, every = score_maps(maps, ['a', 'b'], [geo]*2, cohort, each, label='calc'), score_maps(maps, ['a', 'b'], [geo]*2, cohort)
+    assert list(calc.image_id) == ['b'] and calc.attrs['label'] == 'calc' and len(every) == 2
+    assert calc.pixel_auroc[0] == pytest.approx(pixel_auroc(heat_of(maps[1], geo), truth_of(cohort, 'b', (6, 8), label='calc')[0]))
+    both = score_conventions(maps, ['a', 'b'], [geo]*2, cohort, [Convention(), each], label='calc')
+    pd.testing.assert_frame_equal(both[each], calc)
+    pd.testing.assert_frame_equal(both[Convention()], every)
+
+def test_many_conventions_are_one_by_one(cohort):
+    maps = np.random.default_rng(5).random((2, 4, 4))**3
+    mine = [c.tuned(.4) if c.rule == 'tuned' else c for c in by_maps(CONVENTIONS)[0][1]]
+    for threads in (1, 2):
+        together = score_conventions(maps, ['a', 'b'], [geo]*2, cohort, mine + mine[:1], n_jobs=threads)
+        assert list(together) == mine
+        for c, t in together.items():
+            alone = score_maps(maps, ['a', 'b'], [geo]*2, cohort, c)
+            pd.testing.assert_frame_equal(t, alone)
+            assert t.attrs == alone.attrs and t.attrs['convention'] == c.to_dict()
+
+def test_scores_survive_a_file_with_their_convention(cohort, tmp_path):
+    s = score_maps(np.random.default_rng(5).random((2, 4, 4)), ['a', 'b'], [geo]*2, cohort, Convention(rule='otsu'))
+    s.to_parquet(tmp_path/'s.parquet')
+    back = pd.read_parquet(tmp_path/'s.parquet')
+    assert Convention(**back.attrs['convention']) == Convention(rule='otsu') and back.attrs['pooled_auroc'] == s.attrs['pooled_auroc']
+
+def test_centre_bias_is_taken_out():
+    "Lesions around the middle, images of many shapes: a centred Gaussian looks good until it is held against other lesions"
+    rng = np.random.default_rng(0)
+    shapes = [tuple(map(int, rng.integers(40, 90, 2))) for _ in range(80)]
+    rois = []
+    for k, (h, w) in enumerate(shapes):
+        cy, cx, r = rng.normal(.5, .1), rng.normal(.5, .1), .06
+        rois.append((k, ((cx-r)*w, (cy-r)*h, (cx+r)*w, (cy+r)*h)))
+    cohort, ids, geometries = boxed(shapes, rois)
+    s = score_maps(trivial_maps('centre', geometries), ids, geometries, cohort, trivial='centre')
+    assert s.pixel_auroc.mean() > .9 and abs(s.shuffled_auroc.mean() - .5) < .08
+
+def test_plateaus_have_no_hottest_pixel():
+    "Interpolation leaves rounding errors, and they must not play the pointing game"
+    m = np.zeros((14, 14)); m[3:9, 2:7] = .7
+    heat = heat_of(m, Geometry(331, 287, 224))
+    assert (heat == heat.max()).sum() > 5000 and np.allclose(heat, Geometry(331, 287, 224).map_to_original(m), rtol=1e-5)
+    assert len(np.unique(heat_of(np.full((14, 14), .3), Geometry(331, 287, 224)))) == 1
+
+
+# A tau that was chosen
+
+def tuning(splits, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(32, 32)]*len(splits)
+    rois = [(k, (x, y, x + 12, y + 9)) for k, (x, y) in enumerate(rng.integers(2, 18, (len(splits), 2)).tolist())]
+    cohort, ids, geometries = boxed(shapes, rois, splits)
+    maps = np.stack([(fill_boxes([b], (32, 32))*.55 + .3*rng.random((32, 32))) for _, b in rois])
+    maps[:, 0, 0] = 1.
+    return cohort, ids, geometries, maps
+
+def test_tune_tau_finds_the_best():
+    cohort, ids, geometries, maps = tuning(['valid']*6)
+    c = Convention(rule='tuned', interpolation='nearest')
+    tau = tune_tau(maps, ids, geometries, cohort, c)
+    mean = {t: score_maps(maps, ids, geometries, cohort, c.tuned(t)).iou.mean() for t in TAUS}
+    assert mean[tau] == max(mean.values()) and tau == min(t for t in TAUS if mean[t] == mean[tau]) and mean[tau] > mean[TAUS[0]]
+
+def test_tune_tau_keeps_away_from_test_images():
+    cohort, ids, geometries, maps = tuning(['valid']*3 + ['test']*3)
+    with pytest.raises(ValueError, match='not be chosen on test images'): tune_tau(maps, ids, geometries, cohort)
+    tau = tune_tau(maps[:3], ids[:3], geometries[:3], cohort)
+    cohort.rois.loc[3:, ['x0', 'y0', 'x1', 'y1']] = [0., 0., 1., 1.]
+    assert tune_tau(maps[:3], ids[:3], geometries[:3], cohort) == tau
+    cohort.rois = cohort.rois[3:]
+    with pytest.raises(ValueError, match='nothing to choose tau by'): tune_tau(maps[:3], ids[:3], geometries[:3], cohort)
 
 
 # Chance levels
@@ -195,6 +531,8 @@ def test_trivial_maps():
     np.testing.assert_array_equal(n, trivial_maps('noise', [small]*3, g=7, seed=1))
     assert (n != trivial_maps('noise', [wide]*3, g=7, seed=2)).any()
     with pytest.raises(ValueError, match="'edge'"): trivial_maps('edge', [wide])
+    with pytest.raises(ValueError, match='training images'): trivial_maps('mean-roi', [wide])
+    with pytest.raises(ValueError, match='needs pixels'): trivial_maps('body', [wide])
 
 @pytest.mark.parametrize('h,w', [(50, 200), (200, 50), (120, 120)])
 def test_centre_is_a_gaussian_of_the_original_image(h, w):
@@ -202,6 +540,53 @@ def test_centre_is_a_gaussian_of_the_original_image(h, w):
     m = geo.map_to_original(trivial_maps('centre', [geo], g=56)[0])
     y, x = (np.arange(h)+.5)/h, (np.arange(w)+.5)/w
     np.testing.assert_allclose(m, np.exp(-((y[:, None]-.5)**2 + (x-.5)**2)/(2*.25**2)), atol=.02)
+
+def test_the_whole_image_is_its_box():
+    cohort, ids, geometries = boxed(SHAPES, ROIS)
+    maps = trivial_maps('whole', geometries)
+    assert (score_maps(maps, ids, geometries, cohort).n_boxes == 0).all()          # a network's constant map has none
+    for c in (Convention(), Convention(rule='otsu', min_area=.5), Convention(rule='mass', interpolation='nearest')):
+        s = score_maps(maps, ids, geometries, cohort, c, trivial='whole')
+        share = [truth_of(cohort, i, (g.h, g.w))[0].mean() for i, g in zip(ids, geometries)]
+        assert (s.n_boxes == 1).all() and (s.pixel_auroc == .5).all() and (s.shuffled_auroc == .5).all()
+        for m in ('hit', 'mass', 'auprc'): np.testing.assert_allclose(s[m], share)
+        np.testing.assert_allclose(s.fpr, 1 - np.array(share))
+        assert s.iou[0] == pytest.approx(6*4/(9*12))
+
+def test_mean_roi_knows_training_images_only(tmp_path):
+    shapes, rois = [(20, 40), (60, 30), (50, 50)], [(0, (10, 5, 20, 10)), (1, (15, 30, 30, 60)), (2, (0, 0, 50, 50))]
+    cohort, ids, geometries = boxed(shapes, rois, ['train', 'train', 'test'])
+    cohort.root = tmp_path
+    cohort.items['image'] = cohort.items.image + '.png'
+    for i, shape in zip(ids, shapes): save(tmp_path/f'{i}.png', np.random.default_rng(0).random(shape) < .5)
+    grid = mean_roi(cohort)
+    at = lambda y, x: grid[int(y*GRID), int(x*GRID)]
+    assert at(.4, .4) == at(.75, .75) == .5 and at(.1, .1) == at(.9, .4) == 0
+    np.testing.assert_allclose(grid.sum()/GRID**2, (.25*.25 + .5*.5)/2)
+    pixels = cache_pixels(cohort, 32, tmp_path/'pixels', n_jobs=1)
+    np.testing.assert_array_equal(mean_roi(cohort, pixels), grid)
+    maps = trivial_maps('mean-roi', geometries, cohort=cohort, pixels=pixels)
+    cohort.rois.loc[2, ['x0', 'y0', 'x1', 'y1']] = [1., 1., 2., 2.]
+    np.testing.assert_array_equal(trivial_maps('mean-roi', geometries, cohort=cohort, pixels=pixels), maps)
+    with pytest.raises(ValueError, match='no training image has a region'): mean_roi(boxed(shapes, rois)[0])
+
+def test_body_is_what_is_bright(tmp_path):
+    cohort, ids, _ = boxed([(64, 32)]*2, [(0, (1, 1, 2, 2))])
+    cohort.root, cohort.items['image'] = tmp_path, cohort.items.image + '.png'
+    a = np.zeros((64, 32)); a[16:48, 8:24] = 1
+    for i in ids: save(tmp_path/f'{i}.png', a)
+    pixels = cache_pixels(cohort, 64, tmp_path/'pixels', n_jobs=1)
+    maps = trivial_maps('body', [pixels.geometry(i) for i in ids], g=8, pixels=pixels, image_ids=ids)
+    want = np.zeros((8, 8)); want[2:6, 3:5] = 1
+    np.testing.assert_allclose(maps, [want]*2, atol=1e-6)
+
+def test_titles_and_kinds_agree():
+    assert set(TRIVIAL) == {'noise', 'centre', 'mean-roi', 'whole', 'body'}
+
+def test_methods_are_those_of_attention():
+    attention = pytest.importorskip('mmpkd.attention')
+    for method in getattr(attention, 'METHODS', ()): Convention(method=method)
+    for how in getattr(attention, 'ARTEFACTS', ()): Convention(artefacts=how)
 
 def test_show_localization_draws_all_boxes():
     ax = show_localization(np.zeros((6, 8)), np.ones((6, 8)), [[0, 0, 2, 2], [3, 3, 5, 5]], [[1, 1, 4, 4]], np.eye(6, 8) > 0)

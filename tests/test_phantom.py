@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -6,8 +7,8 @@ import pytest
 from pydicom import dcmread
 
 from mmpkd.images import read_image, read_mask, to_uint8
-from mmpkd.phantom import (DRAW, FINDINGS, METADATA, draw_case, draw_chest, exchange, grade, mask_box, phantom_cases, phantom_cohort,
-                           phantom_table, power_noise, site_look, stream, write_dicom, write_phantom, write_report)
+from mmpkd.phantom import (BY_SIDE, DRAW, FINDINGS, METADATA, PAIRED, PRESENT, SIDES, draw_case, draw_chest, exchange, grade, label_sides, mask_box, phantom_cases, phantom_cohort,
+                           phantom_table, power_noise, side_label, site_look, stream, without_side, write_dicom, write_phantom, write_report)
 
 
 @pytest.fixture(scope='module')
@@ -123,6 +124,52 @@ def test_a_report_names_side_and_degree():
         assert 'large' in r.lower() and 'left' in r and 'right' not in r and r.index('FINDINGS:') < r.index('IMPRESSION:')
 
 
+def test_a_report_may_keep_the_side_to_itself():
+    for i in range(200):
+        ill = {f: (.1 + .9*(i % 10)/10, SIDES[i % 2]) for f in FINDINGS}
+        said, silent = (write_report(np.random.default_rng(i), x) for x in (ill, {f: (s, '') for f, (s, _) in ill.items()}))
+        assert SIDES[i % 2] in said.lower() and not any(w in silent.lower().split() for w in SIDES)
+        assert '  ' not in silent and '{' not in silent and 'the lung' not in silent
+        assert len(said.split()) >= len(silent.split()) > len(said.split()) - 8 and said.split('FINDINGS')[0] == silent.split('FINDINGS')[0]
+
+
+def test_no_phrase_names_a_side_that_is_not_to_be_said():
+    for phrases in PRESENT.values():
+        for p in phrases: assert '{side}' not in without_side(p) and (without_side(p) == p) == ('{side}' not in p)
+
+
+def test_the_names_of_labels_by_side():
+    assert BY_SIDE[:3] == ['Cardiomegaly', 'Right Consolidation', 'Left Consolidation'] and len(BY_SIDE) == 7
+    assert {side_label(f, s) for f in FINDINGS for s in SIDES} == set(BY_SIDE)
+
+
+@pytest.mark.parametrize(('noise', 'test_noise'), [(0., 0.), (.25, 0.), (.1, .4)])
+def test_labels_by_side_are_as_wrong_as_asked(noise, test_noise):
+    c = phantom_cases(4000, seed=5, label_noise=noise, test_noise=test_noise)
+    d = label_sides(c, 5, noise, test_noise)
+    assert not set(PAIRED) & set(d) and d.Cardiomegaly.equals(c.Cardiomegaly)
+    for f in PAIRED:
+        for s in SIDES:
+            wrong = ((c[f'severity {f}'] > 0) & (c[f'side {f}'] == s)) != d[side_label(f, s)]
+            for split, rate in (('train', noise), ('test', test_noise)): assert abs(wrong[c.split == split].mean() - rate) < .035
+        assert np.corrcoef(d[f'Left {f}'], d[f'Right {f}'])[0, 1] < .05 # a flip on one side is none on the other
+
+
+def test_what_is_said_changes_nothing_but_the_side_in_the_report():
+    c = label_sides(phantom_cases(300, seed=2), 2)
+    what, where = (phantom_table(c, 2, says=says) for says in ('what', 'where'))
+    assert what.drop(columns='report').equals(where.drop(columns='report')) and not what.report.equals(where.report)
+    silent = what.report.str.contains(r'\b(?:right|left)\b', case=False)
+    ill = (c[[f'severity {f}' for f in PAIRED]] > 0).any(axis=1)
+    assert not silent.any() and (what.report == where.report).equals(~ill)
+    with pytest.raises(ValueError, match="says must be 'what' or 'where', not 'who'"): phantom_table(c, 2, says='who')
+
+
+def test_only_reports_and_metadata_differ_between_useless_and_useful():
+    a, b = (label_sides(phantom_cases(200, seed=4, informative=i), 4) for i in (0., 1.))
+    assert a.drop(columns='about').equals(b.drop(columns='about')) and not a.about.equals(b.about)
+
+
 def test_the_shortcut_and_the_noise():
     c = phantom_cases(4000, shortcut=.8, test_shortcut=0., label_noise=.1, test_noise=.4)
     for split, link, noise in (('train', True, .1), ('test', False, .4)):
@@ -152,6 +199,43 @@ def test_files(study):
         assert mask_box(mask) == (r.x0, r.y0, r.x1, r.y1)
         assert truth.loc[r.image_id, f'severity {r.label}'] > 0
     assert len(c.rois) == sum((truth[f'severity {f}'] > 0).sum() for f in FINDINGS)
+
+
+def test_a_study_by_side(study, tmp_path):
+    c = phantom_cohort(write_phantom(tmp_path/'side', n=60, seed=3, progress=False, labels='side')).check()
+    truth = pd.read_csv(tmp_path/'side'/'truth.csv').set_index('image_id')
+    assert c.labels == BY_SIDE and c.tabular == METADATA and set(c.rois.label) <= set(BY_SIDE)
+    for r in c.rois.itertuples():
+        finding = r.label.removeprefix('Right ').removeprefix('Left ')
+        assert truth.loc[r.image_id, f'severity {finding}'] > 0
+        if finding in PAIRED: # the patient's left is on the right of the image
+            assert r.label.startswith(truth.loc[r.image_id, f'side {finding}'].title())
+            assert ('Left' in r.label) == ((r.x0 + r.x1)/2 > read_image(tmp_path/f'side/images/{r.image_id}.dcm').shape[1]/2)
+    test = c.split('test')
+    has = pd.crosstab(test.rois.image_id, test.rois.label).reindex(index=test.items.image_id, columns=BY_SIDE, fill_value=0)
+    assert (has.to_numpy() == test.y().to_numpy()).all()
+    plain = phantom_cohort(study)
+    assert c.items.report.tolist() == plain.items.report.tolist() and c.rois.drop(columns='label').equals(plain.rois.drop(columns='label'))
+    for f in (study/'images').iterdir(): assert f.read_bytes() == (tmp_path/'side/images'/f.name).read_bytes()
+    with pytest.raises(FileExistsError, match='another phantom'): write_phantom(tmp_path/'side', n=60, seed=3, progress=False)
+    with pytest.raises(FileExistsError, match='another phantom'): write_phantom(tmp_path/'side', n=60, seed=3, progress=False, labels='side', says='what')
+
+
+def test_the_noise_asked_for_reaches_the_labels_by_side(tmp_path):
+    c = phantom_cohort(write_phantom(tmp_path/'clean', n=30, label_noise=0., labels='side', progress=False))
+    has = pd.crosstab(c.rois.image_id, c.rois.label).reindex(index=c.items.image_id, columns=BY_SIDE, fill_value=0)
+    assert (has.to_numpy() == c.y().to_numpy()).all()
+
+
+def test_the_default_study_is_the_one_whose_results_are_told(study):
+    assert hashlib.sha256((study/'table.csv').read_bytes()).hexdigest()[:16] == 'f5459cc52959e72f'
+    assert not {'labels', 'says'} & set(json.loads((study/'phantom.json').read_text()))
+
+
+@pytest.mark.parametrize('bad', [dict(labels='sides'), dict(says='when'), dict(format='jpg')])
+def test_bad_choices(bad, tmp_path):
+    with pytest.raises(ValueError, match=f'{next(iter(bad))} must be'): write_phantom(tmp_path/'x', n=20, **bad)
+    assert not (tmp_path/'x').exists()
 
 
 def test_dicom_files_are_real(study):

@@ -9,8 +9,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mmpkd.experiment import Run, make_config, run_experiment
-from mmpkd.report import METRICS, caveats, figure1, ranked_images, report_html, table1, table_note, to_markdown, write_report
-from mmpkd.statistics import compare_arms
+from mmpkd.localizers import LOCALIZERS
+from mmpkd.report import METRICS, MORE_METRICS, caveats, figure1, ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, write_report
+from mmpkd.soft_labels import calibration, gap
+from mmpkd.statistics import TITLES
 
 matplotlib.use('Agg')
 
@@ -23,6 +25,7 @@ def by_hand(run, phantom, arm, metric):
         p, s = pd.read_parquet(unit/'predictions.parquet').loc[test.index], pd.read_parquet(unit/'scores.parquet')
         if metric == 'auroc': out.append(np.mean([roc_auc_score(test[c], p[c]) for c in phantom.labels if test[c].nunique() == 2]))
         elif metric == 'no_box': out.append((s.n_boxes == 0).mean())
+        elif metric == 'pooled_auroc': out.append(s.attrs['pooled_auroc'])
         else: out.append(s[metric].mean())
     return np.array(out)
 
@@ -47,18 +50,19 @@ def read(text): reader = Reader(); reader.feed(text); return reader
 # Tables
 
 def test_numbers_are_those_of_the_units(tiny_run, phantom):
-    t, printed = pd.read_csv(tiny_run.folder/'table1.csv').set_index(['arm', 'metric']), table1(tiny_run)
-    assert set(t.index) == {(a, m) for a in ('baseline', 'out-of-fold') for m in METRICS}
+    t, printed = pd.read_csv(tiny_run.folder/'table1.csv').set_index(['arm', 'metric']), table1(tiny_run).join(table1(tiny_run, MORE_METRICS))
+    assert set(t.index) == {(a, m) for a in ('baseline', 'out-of-fold') for m in (*METRICS, *MORE_METRICS)}
     for (arm, metric), row in t.iterrows():
         v = by_hand(tiny_run, phantom, arm, metric)
         assert (row['mean'], row.sd, row.n) == pytest.approx((v.mean(), v.std(ddof=1), 2), rel=1e-9), (arm, metric)
-        cell = printed.loc[{'baseline': 'Baseline'}.get(arm, f'MMPKD ({arm})'), METRICS[metric]]
+        cell = printed.loc[{'baseline': 'Baseline'}.get(arm, f'MMPKD ({arm})'), TITLES[metric]]
         assert cell == f'{v.mean():.3f} ± {v.std(ddof=1):.3f}'
 
 def test_chance_levels_stand_in_the_table(tiny_run):
     t, chance = table1(tiny_run), tiny_run.trivial().set_index('arm')
-    assert t.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)', 'Noise', 'Centred Gaussian']
-    assert t.loc['Centred Gaussian', 'Pixel AUROC'] == f"{chance.pixel_auroc['centre']:.3f}" and set(t.AUROC.iloc[2:]) == {'–'}
+    known = [k for k in LOCALIZERS if k != 'imagenet']                      # its students start from nothing
+    assert t.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)', *[LOCALIZERS[k] for k in known]] and set(t.AUROC.iloc[2:]) == {'–'}
+    for k in known: assert t.loc[LOCALIZERS[k], ['Pixel AUROC', 'IoU', 'FPR']].tolist() == [f'{chance.loc[k, m]:.3f}' for m in ('pixel_auroc', 'iou', 'fpr')], k
 
 def test_written_tables_are_the_table(tiny_run):
     t = table1(tiny_run)
@@ -67,32 +71,41 @@ def test_written_tables_are_the_table(tiny_run):
     lines = to_markdown(t).splitlines()
     assert len(lines) == 2 + len(t) and len({line.count('|') for line in lines}) == 1
 
-def invented(shift, seeds=8, arms=('baseline', 'out-of-fold')):
-    "A run of which only the numbers exist; the second arm is better by `shift` standard deviations"
-    names = ('auroc', 'pixel_auroc', 'iou')
-    def rows(arm, k, rng): return pd.DataFrame({m: .5 + .01*(rng.standard_normal(seeds) + k) for m in names}).assign(fpr=.5 - .01*(rng.standard_normal(seeds) + k), no_box=0., images=10, arm=arm, seed=range(seeds))
-    per_seed = pd.concat([rows(a, shift*i, np.random.default_rng(0)) for i, a in enumerate(arms)], ignore_index=True)
-    chance = pd.DataFrame(dict(arm=['noise', 'centre'], pixel_auroc=[.4, .52], iou=[.1, .2], fpr=[.9, .8], no_box=0., images=10))
-    return SimpleNamespace(arms=list(arms), seeds=seeds, per_seed=lambda: per_seed, trivial=lambda: chance, comparison=lambda: compare_arms(per_seed), asked=dict(cohort='mine'))
+class Invented(Run):
+    "A run of which only the numbers exist; each arm is better than the one before by `shift` standard deviations. What is made of them is as in any other run"
+    def __init__(self, shift, seeds=8, arms=('baseline', 'out-of-fold')):
+        self.shift, self.seeds, self.arms, self.asked = shift, seeds, list(arms), dict(cohort='mine')
+    def _rows(self, arm, k, rng):
+        noise = lambda: .01*(rng.standard_normal(self.seeds) + k*self.shift)
+        return pd.DataFrame({m: .5 + noise() for m in ('auroc', 'pixel_auroc', 'iou')}).assign(fpr=.5 - noise(), no_box=0., images=10, arm=arm, seed=range(self.seeds))
+    def per_seed(self): return pd.concat([self._rows(a, i, np.random.default_rng(0)) for i, a in enumerate(self.arms)], ignore_index=True)
+    def trivial(self): return pd.DataFrame(dict(arm=['noise', 'centre'], pixel_auroc=[.4, .52], iou=[.1, .2], fpr=[.9, .8], no_box=0., images=10))
 
 @pytest.mark.parametrize('shift,stars', [(9, True), (0, False), (-9, False)])
 def test_stars_are_for_improvements(shift, stars): # in FPR too, where lower is better
-    t = table1(invented(shift))
+    t = table1(Invented(shift))
     assert t.loc['MMPKD (out-of-fold)', ['Pixel AUROC', 'IoU', 'FPR']].str.endswith('**').tolist() == [stars]*3
     assert not t.drop(index='MMPKD (out-of-fold)').map(lambda v: '*' in v).to_numpy().any()
 
 def test_daggers_are_for_the_contrary():
-    t = table1(invented(-9))
+    t = table1(Invented(-9))
     assert t.loc['MMPKD (out-of-fold)', ['Pixel AUROC', 'IoU', 'FPR']].str.endswith('††').all() and not t.drop(index='MMPKD (out-of-fold)').map(lambda v: '†' in v).to_numpy().any()
 
-def test_stars_need_enough_seeds(): assert not table1(invented(9, seeds=3)).map(lambda v: '*' in v or '†' in v).to_numpy().any()
+def test_controls_have_stars_of_their_own():
+    "A control is no second test of the same question: its stars stand beside those of the arm"
+    run = Invented(9, arms=('baseline', 'out-of-fold', 'shuffled'))
+    t = table1(run)
+    assert run.controls == ['shuffled'] and t.loc[['MMPKD (out-of-fold)', 'Control: shuffled within class'], 'IoU'].str.endswith('**').all()
+    assert 'improves, but so do shuffled soft labels' in run.verdicts()['out-of-fold']
+
+def test_stars_need_enough_seeds(): assert not table1(Invented(9, seeds=3)).map(lambda v: '*' in v or '†' in v).to_numpy().any()
 
 
 # Words
 
 def test_caveats_say_what_is_so():
-    assert caveats(invented(9)) == []
-    [c] = caveats(invented(0))
+    assert caveats(Invented(9)) == []
+    [c] = caveats(Invented(0))
     assert c.startswith('In Pixel AUROC, no student does better than the trivial localizer "Centred Gaussian" (0.520 against 0.4')
 
 def test_caveats_of_the_phantom(tiny_run):
@@ -109,6 +122,19 @@ def test_one_seed_of_three_arms(phantom, tiny, tmp_path):
     assert '±' not in table1(run).to_string() and 'over 1 seed;' in text and text.count('class="verdict"') == 2
     assert any(c.startswith('In-sample soft labels') for c in caveats(run))
     assert 'nan' not in table1(run).to_string().lower()
+
+
+@pytest.mark.parametrize('fields', [dict(classes='each'), dict(rule='tuned', layer=0)], ids=str)
+def test_a_report_under_another_convention(phantom, tiny, tmp_path, fields):
+    run = run_experiment(phantom, tmp_path/'run', make_config(**tiny, convention=fields), seeds=1, progress=False)
+    page = write_report(run, phantom).read_text()
+    assert is_picture((run.folder/'figure1.png').read_bytes())
+    if 'rule' in fields: assert 'chosen on validation regions' in page and 'block 0' in page
+
+def test_soft_labels_are_described(tiny_run):
+    t, y, s = soft_label_table(tiny_run), tiny_run.labels('train'), tiny_run.soft_labels('out-of-fold')
+    assert t.index.tolist() == ['out-of-fold'] and t.loc['out-of-fold', 'mean |s - y|'] == round(gap(y, s), 3)
+    assert t.loc['out-of-fold', 'Brier'] == round(calibration(y, s).Brier.mean(), 3)
 
 
 # Pictures
@@ -158,9 +184,10 @@ def test_the_page_stands_alone(tiny_run):
 
 def test_the_page_holds_everything(tiny_run):
     text = (tiny_run.folder/'report.html').read_text()
-    first, tests, *_ = tables = read(text).tables
-    assert first[1:] == table1(tiny_run).reset_index().to_numpy().tolist()
-    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 4
+    first, second, intervals, tests, *_ = tables = read(text).tables
+    assert first[1:] == table1(tiny_run).reset_index().to_numpy().tolist() and second[1:] == table1(tiny_run, MORE_METRICS).reset_index().to_numpy().tolist()
+    assert len(intervals) == 1 + len(tiny_run.intervals()) == 4 and {'lo', 'hi', 'difference'} <= set(intervals[0])
+    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 6
     unescaped = html.unescape(text)
     for said in [*tiny_run.verdicts().values(), *caveats(tiny_run), table_note(tiny_run)]: assert said in unescaped
     again = json.loads(re.search('<pre>(.*)</pre>', unescaped, re.S)[1])

@@ -1,14 +1,18 @@
-"Corner cases of mmpkd.soft_labels: who has seen whom, temperatures, images with several parts, files"
+"Corner cases of mmpkd.soft_labels: who has seen whom, temperatures, images with several parts, files, calibration, controls"
 from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, log_softmax, logit, softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
 
 from mmpkd.cohort import Cohort
-from mmpkd.soft_labels import HOW, gap, out_of_fold, pool_parts, soft_labels, soften, worst_of
-from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher
+from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, gap, matched_eps, out_of_fold, pool_parts, reliability,
+                               show_calibration, smooth, soft_labels, soften, worst_of)
+from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc
 
 N = 40
 
@@ -291,3 +295,271 @@ def test_folds_are_made_of_the_parts_patients(log):
     assert len(log) == 4
     for seen, asked in log:
         assert not set(seen.items.patient_id) & set(asked.items.patient_id) and not set(seen.items.of) & set(asked.items.of)
+
+
+# Controls
+
+TASKS = ['multilabel', 'multiclass']
+
+def labelled(seed=0, n=40, C=3, task='multilabel', blank_y=.2, blank_s=.2):
+    "Soft labels that follow the hard ones a little; blanks in both, in 'multiclass' by whole rows; different orders of rows and classes"
+    rng = np.random.default_rng(seed)
+    ids, names = [f'im{i}' for i in rng.permutation(n)], [f'c{k}' for k in range(C)]
+    if task == 'multilabel':
+        y = (rng.random((n, C)) < .4)*1.
+        s = expit(rng.normal(2*y - 1, 1))
+        y[rng.random((n, C)) < blank_y], s[rng.random((n, C)) < blank_s] = np.nan, np.nan
+    else:
+        y = np.eye(C)[rng.integers(0, C, n)]
+        s = softmax(rng.normal(2*y, 1), axis=1)
+        y[rng.random(n) < blank_y], s[rng.random(n) < blank_s] = np.nan, np.nan
+    s, y = (pd.DataFrame(v, pd.Index(ids, name='image_id'), names) for v in (s, y))
+    s.attrs = dict(how='out-of-bag', T=2., teacher='ForestTeacher')
+    return s, y.sample(frac=1, random_state=seed)[names[::-1]]
+
+any_table = st.fixed_dictionaries(dict(seed=st.integers(0, 999), n=st.integers(1, 60), C=st.integers(1, 5), task=st.sampled_from(TASKS),
+                                       blank_y=st.sampled_from([0, .2, 1]), blank_s=st.sampled_from([0, .2, 1])))
+
+@settings(max_examples=30)
+@given(any_table, st.sampled_from(CONTROLS), st.integers(0, 9))
+def test_a_control_looks_like_the_teacher(how, kind, seed):
+    (s, y), task = labelled(**how), how['task']
+    before = s.copy(), y.copy()
+    c = control_labels(kind, s, y, task, seed)
+    assert c.index.equals(s.index) and c.index.name == 'image_id' and c.columns.equals(s.columns) and (c.dtypes == float).all()
+    pd.testing.assert_frame_equal(c.isna(), s.isna())
+    assert not ((c < 0) | (c > 1)).any(axis=None)
+    if task == 'multiclass': np.testing.assert_allclose(c.dropna().sum(axis=1), 1)
+    assert c.attrs == dict(how=kind, matched='out-of-bag', T=2., teacher='ForestTeacher')
+    pd.testing.assert_frame_equal(c, control_labels(kind, s, y, task, seed))
+    for a, b in zip(before, (s, y)): pd.testing.assert_frame_equal(a, b)                          # neither table was written to
+
+def grouped(s, y, c, task):
+    "Rows of the teacher and of the control by hard label, as sorted lists of tuples; one finding at a time in 'multilabel'"
+    for columns in [[c] for c in s] if task == 'multilabel' else [list(s)]:
+        label = y.loc[s.index, columns].fillna(-1).apply(tuple, axis=1)
+        for v in set(label):
+            ids = label.index[label == v]
+            yield v, *(sorted(map(tuple, t.loc[ids, columns].dropna().to_numpy().tolist())) for t in (s, c))
+
+@settings(max_examples=30)
+@given(any_table)
+def test_shuffled_keeps_what_each_hard_label_has(how):
+    (s, y), task = labelled(**how), how['task']
+    c = control_labels('shuffled', s, y, task)
+    for _, theirs, mine in grouped(s, y, c, task): assert theirs == mine
+    if task == 'multilabel': pd.testing.assert_series_equal(class_auroc(y, c[y.columns]), class_auroc(y, s[y.columns]), rtol=1e-12)
+
+@settings(max_examples=30)
+@given(any_table)
+def test_class_mean_is_the_mean(how):
+    (s, y), task = labelled(**how), how['task']
+    c = control_labels('class-mean', s, y, task)
+    for v, theirs, mine in grouped(s, y, c, task):
+        if theirs: np.testing.assert_allclose(mine, np.tile(np.mean(theirs, axis=0), (len(theirs), 1)), atol=1e-12)
+        if theirs and set(v) <= {0, 1}: np.testing.assert_allclose(abs(np.array(mine) - v).mean(), abs(np.array(theirs) - v).mean(), atol=1e-12)   # the gap of each label
+    pd.testing.assert_frame_equal(control_labels('class-mean', c, y, task), c, atol=1e-12)
+
+@settings(max_examples=30)
+@given(any_table)
+def test_permuted_keeps_whole_rows(how):
+    (s, y), task = labelled(**how), how['task']
+    c = control_labels('permuted', s, y, task)
+    rows = [sorted(map(tuple, t.fillna(-1).to_numpy().tolist())) for t in (s, c)]
+    assert rows[0] == rows[1]
+    other = y.where(y.isna(), 1 - y) if task == 'multilabel' else y.set_axis(np.roll(y.columns, 1), axis=1)
+    pd.testing.assert_frame_equal(c, control_labels('permuted', s, other, task))                  # it never looks at the hard label
+
+@settings(max_examples=30)
+@given(any_table)
+def test_smoothing_moves_labels_as_far_as_the_teacher(how):
+    (s, y), task = labelled(**how), how['task']
+    eps, c = matched_eps(s, y, task), control_labels('label-smoothing', s, y, task)
+    assert not (eps < 0).any() and not (eps > 1).any()
+    if task == 'multiclass': assert eps.nunique() <= 1
+    for k in s if task == 'multilabel' else [list(s)]:
+        theirs, mine = (np.nanmean(d) if d.notna().any(axis=None) else np.nan for d in ((s[k] - y[k]).abs(), (c[k] - y[k]).abs()))
+        if (np.atleast_1d(eps[k]) < 1).all() or np.isnan(theirs): np.testing.assert_allclose(mine, theirs, atol=1e-12)
+        else: assert mine <= theirs + 1e-12                                                       # the cap: it never turns the label round
+    unknown = y.loc[s.index, s.columns].isna() & s.notna()
+    np.testing.assert_allclose(c.to_numpy()[unknown], 1/2 if task == 'multilabel' else 1/how['C'])
+
+def test_smoothing_by_hand():
+    y = pd.DataFrame(dict(a=[1., 0., np.nan, 1.], b=[0., 0., 1., 1.]), list('ijkl'))
+    s = pd.DataFrame(dict(a=[.9, .3, .6, np.nan], b=[.9, .8, .1, .4]), list('ijkl'))
+    np.testing.assert_allclose(matched_eps(s, y), [.4, 1])                                        # b is wrong more often than right
+    np.testing.assert_allclose(control_labels('label-smoothing', s, y), [[.8, .5], [.2, .5], [.5, .5], [np.nan, .5]])
+    y3 = pd.DataFrame(np.eye(3), list('ijk'), list('abc'))
+    s3 = y3*.7 + .1                                                                              # smoothing by .3 in another guise
+    np.testing.assert_allclose(control_labels('label-smoothing', s3, y3, 'multiclass'), s3)
+    np.testing.assert_allclose(smooth(y3, pd.Series(.3, list('abc')), 'multiclass'), s3)
+
+@settings(max_examples=20)
+@given(st.integers(0, 99), st.sampled_from(TASKS), st.sampled_from(CONTROLS))
+def test_the_order_of_rows_is_no_matter(seed, task, kind):
+    s, y = labelled(seed, task=task)
+    c = control_labels(kind, s.sample(frac=1, random_state=seed), y.iloc[::-1], task, seed)
+    pd.testing.assert_frame_equal(c.loc[s.index], control_labels(kind, s, y, task, seed))
+
+@pytest.mark.parametrize('task', TASKS)
+def test_seeds_exchange_differently(task):
+    s, y = labelled(n=200, task=task)
+    for kind in ('shuffled', 'permuted'):
+        a, b = (control_labels(kind, s, y, task, seed) for seed in (0, 1))
+        moved = (a != s) & s.notna()
+        assert not a.equals(b) and moved.to_numpy().mean() > .5*s.notna().to_numpy().mean()
+    for kind in ('label-smoothing', 'class-mean'): pd.testing.assert_frame_equal(*(control_labels(kind, s, y, task, seed) for seed in (0, 1)))
+
+def test_findings_are_shuffled_apart():
+    "In one piece they would stay together, image by image"
+    s, _ = labelled(n=500, C=2, blank_s=0)
+    s['c1'] = s['c0']
+    y = pd.DataFrame(0., s.index, s.columns)
+    apart, together = control_labels('shuffled', s, y), control_labels('permuted', s, y)
+    assert abs(apart.corr().iloc[0, 1]) < .2 and (together.c0 == together.c1).all()
+
+@settings(max_examples=20)
+@given(st.integers(0, 99), st.sampled_from(TASKS), arrays(float, (2, 3), elements=st.floats(-5, 5)))
+def test_to_a_student_that_knows_the_label_only_the_class_mean_is_the_teacher(seed, task, logits):
+    "The cross-entropy is linear in its target"
+    s, y = labelled(seed, task=task, blank_y=0, blank_s=0)
+    z = logits[0] + y.loc[s.index, s.columns].to_numpy()*logits[1]
+    c = control_labels('class-mean', s, y, task).to_numpy()
+    def loss(t): return -(t*np.log(expit(z)) + (1 - t)*np.log(expit(-z))).mean() if task == 'multilabel' else -(t*log_softmax(z, axis=1)).sum(axis=1).mean()
+    assert loss(c) == pytest.approx(loss(s.to_numpy()))
+
+@pytest.mark.parametrize('c', [cohort(), with_parts()], ids=['images', 'parts'])
+def test_controls_of_a_real_teacher_survive_a_file(tmp_path, c):
+    s = soft_labels(ForestTeacher(50, 1).fit(c.parts or c), c, 'out-of-bag', T=1.5)
+    for kind in CONTROLS:
+        r = control_labels(kind, s, c.y(), c.task)
+        r.to_parquet(tmp_path/'c.parquet')
+        again = pd.read_parquet(tmp_path/'c.parquet')
+        pd.testing.assert_frame_equal(again, r)
+        assert again.attrs == dict(how=kind, matched='out-of-bag', T=1.5, teacher='ForestTeacher')
+        pd.testing.assert_frame_equal(r.isna(), s.isna())
+
+def test_controls_that_cannot_be():
+    s, y = labelled()
+    with pytest.raises(ValueError, match='kind must be one of label-smoothing, class-mean, shuffled, permuted'): control_labels('smoothing', s, y)
+    with pytest.raises(ValueError, match="task must be 'multilabel' or 'multiclass'"): control_labels('shuffled', s, y, 'regression')
+    with pytest.raises(ValueError, match='s must be soft labels between 0 and 1, not logits; they go from -5 to'): control_labels('shuffled', s.fillna(-5), y)
+    with pytest.raises(ValueError, match='y and s must be of the same images; 1 are in one'): control_labels('shuffled', s, y.drop(index='im3'))
+    with pytest.raises(ValueError, match="y and s must be of the same images; 1 are in one of the tables only, such as 'im3'"): control_labels('shuffled', s.drop(index='im3'), y)
+    with pytest.raises(ValueError, match='y and s must have the same classes'): control_labels('shuffled', s, y.rename(columns=dict(c0='other')))
+    with pytest.raises(ValueError, match="s has image 'im3' more than once"): control_labels('shuffled', pd.concat([s, s.loc[['im3']]]), y)
+    with pytest.raises(ValueError, match="y has image 'im3' more than once"): control_labels('shuffled', s, pd.concat([y, y.loc[['im3']]]))
+    with pytest.raises(ValueError, match="label 'c1' of image 'im[0-9]+' is 0.5; a label must be 0, 1 or blank"): control_labels('shuffled', s, y.assign(c1=.5).sort_index())
+    s, y = labelled(task='multiclass', blank_s=0)
+    with pytest.raises(ValueError, match="image 'im[0-9]+' in s do not add up to 1"): control_labels('shuffled', s*.9, y, 'multiclass')
+    with pytest.raises(ValueError, match="image 'im7' in s do not add up to 1"): control_labels('shuffled', s.assign(c0=s.c0.where(s.index != 'im7')), y, 'multiclass')
+    with pytest.raises(ValueError, match='must belong to exactly one of'): control_labels('shuffled', s, y.fillna(0).clip(lower=1), 'multiclass')
+
+@pytest.mark.parametrize('kind', CONTROLS)
+def test_a_teacher_that_could_not_read_anything(kind):
+    s, y = labelled()
+    assert control_labels(kind, s*np.nan, y).isna().all(axis=None) and control_labels(kind, s.iloc[:0], y.iloc[:0]).shape == (0, 3)
+
+
+# A temperature that fits
+
+def cross_entropy_at(z, y, T, task):
+    z, y = z.to_numpy()/T, y.loc[z.index, z.columns].to_numpy()
+    if task == 'multilabel': known = ~np.isnan(z + y); return np.mean([-np.log(expit(a if b else -a)) for a, b in zip(z[known], y[known])])
+    known = ~np.isnan(z + y).any(axis=1)
+    return -(y*log_softmax(z, axis=1))[known].sum(axis=1).mean()
+
+@settings(max_examples=15)
+@given(st.integers(0, 999), st.sampled_from(TASKS), st.floats(.3, 3))
+def test_no_temperature_of_a_grid_is_better(seed, task, loud):
+    s, y = labelled(seed, n=120, task=task)
+    z = loud*(logit(s) if task == 'multilabel' else np.log(s))
+    T = best_temperature(z, y, task)
+    best = min(cross_entropy_at(z, y, t, task) for t in np.geomspace(.05, 20, 200))
+    assert .05 <= T <= 20 and cross_entropy_at(z, y, T, task) <= best + 1e-9
+    assert best_temperature(z.iloc[::-1], y, task) == pytest.approx(T, rel=1e-3)
+    if .1 < T < 5: assert best_temperature(2*z, y, task) == pytest.approx(2*T, rel=1e-3)
+
+def test_two_classes_have_the_temperature_of_one_question():
+    s, y = labelled(1, C=1, n=200)
+    z = 2.5*logit(s.c0)
+    two = pd.DataFrame(dict(yes=z, no=0*z))
+    truth = pd.DataFrame(dict(yes=y.c0, no=1 - y.c0))
+    T = best_temperature(z.to_frame(), y)
+    assert best_temperature(two, truth, 'multiclass') == pytest.approx(T, rel=1e-4) == pytest.approx(best_temperature(two + 7, truth, 'multiclass'), rel=1e-4)
+
+def test_temperatures_at_the_bounds():
+    y = pd.DataFrame(dict(a=[0., 1, 0, 1]), list('ijkl'))
+    z = 4*y - 2
+    assert best_temperature(z, y) == pytest.approx(.05) and best_temperature(-z, y) == pytest.approx(20)    # always right, always wrong
+    assert best_temperature(z, y, bounds=(.5, 3)) == pytest.approx(.5) and best_temperature(-z, y, bounds=(.5, 3)) == pytest.approx(3)
+
+def test_a_class_that_is_out_of_the_question():
+    "Pooled parts may be certain; that is no harm where they are right"
+    y = pd.DataFrame(np.eye(3)[[0, 1, 2, 1]], list('ijkl'), list('abc'))
+    z = pd.DataFrame([[0, -np.inf, -1], [0, 1, -np.inf], [0, 0, -1], [1, 0, 0]], y.index, y.columns)
+    assert .05 < best_temperature(z, y, 'multiclass') <= 20
+    with pytest.raises(ValueError, match='z is infinite'): best_temperature(z.assign(c=-np.inf), y, 'multiclass')
+    with pytest.raises(ValueError, match='z is infinite'): best_temperature(pd.DataFrame(dict(a=[np.inf, 1.]), list('ij')), pd.DataFrame(dict(a=[0, 1]), list('ij')))
+
+def test_temperatures_that_cannot_be_found():
+    s, y = labelled(blank_y=0)
+    z = logit(s)
+    with pytest.raises(ValueError, match='all known hard labels in y are 0'): best_temperature(z, y*0)
+    with pytest.raises(ValueError, match='all known hard labels in y are 1'): best_temperature(z, y*0 + 1)
+    for a, b in ((z*np.nan, y), (z, y*np.nan), (z.iloc[:0], y.iloc[:0])):
+        with pytest.raises(ValueError, match='z and y have no image'): best_temperature(a, b)
+    with pytest.raises(ValueError, match='y and z must be of the same images'): best_temperature(z, y.iloc[1:])
+    for bounds in ((0, 1), (2, 1), (1, 1), (-1, 2), (1, np.inf), (np.nan, 2)):
+        with pytest.raises(ValueError, match='bounds must be'): best_temperature(z, y, bounds=bounds)
+    with pytest.raises(ValueError, match='must belong to exactly one'): best_temperature(z, y, 'multiclass')
+    s, y = labelled(task='multiclass')
+    one = y.where(y.isna(), 0).assign(c1=y.c1.where(y.isna().any(axis=1), 1))
+    with pytest.raises(ValueError, match='in y are of one class'): best_temperature(np.log(s), one, 'multiclass')
+
+
+# Calibration
+
+@settings(max_examples=30)
+@given(any_table, st.integers(1, 15))
+def test_calibration_is_scikit_learns(how, bins):
+    p, y = labelled(**how)
+    table = calibration(y, p, bins)
+    assert table.index.tolist() == p.columns.tolist() and table.columns.tolist() == ['n', 'prevalence', 'mean p', 'log loss', 'Brier', 'ECE'] and table.attrs == dict(bins=bins)
+    for c in p:
+        t, q = y[c].loc[p.index].to_numpy(), p[c].to_numpy()
+        known = ~np.isnan(t + q)
+        t, q = t[known], q[known]
+        assert table.n[c] == len(t)
+        if not len(t): assert table.loc[c].drop('n').isna().all(); continue
+        bin_of = np.ceil(q*bins).clip(1, bins)                                                   # (0, 1/bins], (1/bins, 2/bins], ...
+        ece = sum((bin_of == k).mean()*abs(q[bin_of == k].mean() - t[bin_of == k].mean()) for k in set(bin_of))
+        np.testing.assert_allclose(table.loc[c].astype(float), [len(t), t.mean(), q.mean(), log_loss(t, q, labels=[0, 1]), brier_score_loss(t, q, labels=[0, 1]), ece], atol=1e-9)
+        share, said = calibration_curve(t, q, n_bins=bins)
+        r = reliability(y[c].loc[p.index], p[c], bins)
+        np.testing.assert_allclose(r['prevalence'], share); np.testing.assert_allclose(r['mean p'], said); assert r.n.sum() == len(t)
+
+def test_calibration_at_the_edges():
+    y, p = pd.Series([0., 0, 1, 1, 1]), pd.Series([0, .5, .5, .50001, 1])
+    r = reliability(y, p, 2)
+    assert r.index.tolist() == [0, 1] and r.n.tolist() == [3, 2]
+    assert calibration(y.to_frame('a'), y.to_frame('a')).loc['a', ['log loss', 'Brier', 'ECE']].max() == pytest.approx(0, abs=1e-9)
+    assert calibration(y.to_frame('a'), 1 - y.to_frame('a')).ECE['a'] == 1 and np.isfinite(calibration(y.to_frame('a'), 1 - y.to_frame('a'))).all(axis=None)
+
+def test_calibration_that_cannot_be():
+    p, y = labelled()
+    with pytest.raises(ValueError, match='p must be probabilities between 0 and 1; they go from'): calibration(y, logit(p))
+    with pytest.raises(ValueError, match='y and p must be of the same images'): calibration(y.iloc[1:], p)
+    for bins in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f'bins must be a whole number from 1 on, not {bins}'): calibration(y, p, bins)
+
+def test_the_diagram_shows_the_table():
+    p, y = labelled()
+    p['c2'] = np.nan
+    ax = show_calibration(y, p, 5, title='a forest')
+    lines = {line.get_label().split(',')[0]: line for line in ax.lines[1:]}                        # the first is the diagonal
+    assert set(lines) == {'c0', 'c1'} and ax.get_title() == 'a forest' and len(ax.get_legend().texts) == 2
+    for c, line in lines.items(): np.testing.assert_allclose(line.get_xydata(), reliability(y[c].loc[p.index], p[c], 5)[['mean p', 'prevalence']])
+    own = plt.figure().subplots()
+    assert show_calibration(y, p*np.nan, ax=own) is own and len(own.lines) == 1
+    plt.close('all')

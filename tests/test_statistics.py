@@ -1,9 +1,13 @@
 "Corner cases of mmpkd.statistics: ties, missing runs, small designs, and words that must follow from numbers"
+import time
+from itertools import combinations, product
+
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, strategies as st
-from scipy.stats import PermutationMethod, mannwhitneyu
+from scipy.stats import PermutationMethod, binom, binomtest, mannwhitneyu, ttest_ind, ttest_rel
 
-from mmpkd.statistics import attainable_p, cliffs_delta, compare_arms, holm, mann_whitney, per_run, plus_minus, summarize, verdict
+from mmpkd.statistics import (DIRECTIONS, SCORES, TITLES, _resample, attainable_level, attainable_p, cliffs_delta, compare_arms, delta_interval, differences, holm, mann_whitney,
+                              per_run, plus_minus, power, power_table, seeds_needed, sign_flip, summarize, two_level_bootstrap, vargha_delaney, verdict)
 
 grid = st.integers(0, 4).map(lambda i: i/4)         # few values, so many ties
 sample = st.lists(grid, min_size=1, max_size=5)
@@ -25,6 +29,15 @@ def test_mann_whitney_is_the_full_permutation_test(x, y):
     u, p = mann_whitney(x, y)
     twin = mannwhitneyu(x, y, method=PermutationMethod(n_resamples=np.inf))
     assert u == twin.statistic and p == pytest.approx(twin.pvalue)
+
+@given(sample, sample)
+def test_mann_whitney_by_hand(x, y):
+    "Every way of dealing the scores out, one after another"
+    both, n = x + y, len(x)
+    def u(first): return sum((both[i] > both[j]) + (both[i] == both[j])/2 for i in first for j in set(range(len(both))) - set(first))
+    all_u, seen = [u(c) for c in combinations(range(len(both)), n)], u(range(n))
+    tails = np.mean(np.array(all_u) <= seen), np.mean(np.array(all_u) >= seen)
+    assert mann_whitney(x, y) == pytest.approx((seen, min(1, 2*min(tails))))
 
 @pytest.mark.parametrize('n,m', [(1, 1), (1, 7), (5, 6), (9, 4), (20, 20)])
 def test_mann_whitney_is_scipys_exact_test_without_ties(n, m):
@@ -57,6 +70,33 @@ def test_mann_whitney_refuses(x):
 def test_attainable_p():
     assert attainable_p(1, 1) == 1 and attainable_p(4, 6) == 2/210
     with pytest.raises(ValueError, match='at least one run'): attainable_p(0, 5)
+
+signs = st.lists(st.integers(-4, 4).map(lambda i: i/10), min_size=1, max_size=8)
+
+@given(signs)
+def test_sign_flip_by_hand(d):
+    sums = [abs(sum(s*v for s,v in zip(pattern, d))) for pattern in product((-1, 1), repeat=len(d))]
+    assert sign_flip(d) == pytest.approx((np.mean(d), np.mean([s >= abs(sum(d)) - 1e-9 for s in sums])))
+
+def test_sign_flip_edges():
+    assert sign_flip([0., 0.])[1] == 1 and sign_flip(np.ones(20))[1] == 2/2**20 and sign_flip([.3])[1] == 1
+    assert sign_flip([1e-300, 2e-300, 3e-300])[1] == .25 == sign_flip([1e300, 2e300, 3e300])[1]
+    with pytest.raises(ValueError, match='at most 20'): sign_flip(np.ones(21))
+    with pytest.raises(ValueError, match='NaN'): sign_flip([.1, np.nan])
+
+@pytest.mark.parametrize('n,m', [(1, 1), (2, 4), (3, 3), (4, 5), (5, 5)])
+@pytest.mark.parametrize('alpha', [.01, .05, .0317460317460318, .2, 1.])
+def test_attainable_level_is_the_rate_of_false_alarms(n, m, alpha):
+    "Over all orders of n + m runs, and all signs of n differences, which are equally likely without an effect"
+    p = np.array([mann_whitney(c, sorted(set(range(n+m)) - set(c)))[1] for c in combinations(range(n+m), n)])
+    assert attainable_level('mann_whitney', n, m, alpha) == pytest.approx((p <= alpha).mean())
+    sizes = 2.**np.arange(n)                                               # no two sums are equal
+    p = np.array([sign_flip(sizes*pattern)[1] for pattern in product((-1, 1), repeat=n)])
+    assert attainable_level(sign_flip, n, alpha=alpha) == pytest.approx((p <= alpha).mean())
+
+def test_attainable_level_refuses():
+    with pytest.raises(ValueError, match="not 't_test'"): attainable_level('t_test', 5)
+    with pytest.raises(ValueError, match='at least one run'): attainable_level('sign_flip', 0)
 
 
 # Holm
@@ -103,6 +143,167 @@ def test_summarize_single_seed_missing_values_and_more_groups():
 def test_plus_minus():
     assert plus_minus(.7249, .0351) == '0.72 ± 0.04' and plus_minus(.5, digits=3) == '0.500' and plus_minus(np.nan, np.nan) == '–'
 
+def test_per_run_averages_all_known_scores_and_tests_few():
+    rng = np.random.default_rng(0)
+    images = pd.DataFrame({m: rng.random(80) for m in SCORES} | dict(arm=np.repeat(['baseline','a'], 40), seed=np.tile(np.arange(10), 8), n_boxes=1))
+    assert set(SCORES) <= set(TITLES) and set(SCORES) <= set(per_run(images)) and set(compare_arms(per_run(images)).metric) == set(DIRECTIONS)
+
+
+# Effect sizes
+
+@given(sample, sample, st.sampled_from([.01, .05, .3]))
+def test_delta_interval_holds_the_estimate_and_is_a_mirror(x, y, alpha):
+    lo, hi = delta_interval(x, y, alpha)
+    assert -1 <= lo <= cliffs_delta(x, y) + 1e-9 and cliffs_delta(x, y) - 1e-9 <= hi <= 1 and lo < hi
+    assert delta_interval(y, x, alpha) == pytest.approx((-hi, -lo))
+    assert vargha_delaney(x, y) == pytest.approx(mann_whitney(x, y)[0]/(len(x)*len(y))) and vargha_delaney(x, y) + vargha_delaney(y, x) == pytest.approx(1)
+
+@pytest.mark.parametrize('wins', range(7))
+def test_delta_interval_is_the_exact_binomial_in_its_worst_case(wins):
+    "Six runs above or below a baseline that never varies: A12 is a proportion of six"
+    ci = binomtest(wins, 6).proportion_ci(.95)
+    assert delta_interval(np.where(np.arange(6) < wins, 1., -1.), np.zeros(6)) == pytest.approx((2*ci.low-1, 2*ci.high-1))
+
+@pytest.mark.parametrize('n', [3, 5, 6, 10])
+@pytest.mark.parametrize('shape', ['exponential', 'tenfold', 'heavy'])
+def test_delta_interval_covers(n, shape):
+    rng = np.random.default_rng(n)
+    def draw(k): return dict(exponential=lambda: (rng.exponential(size=k), rng.exponential(size=k)), tenfold=lambda: (rng.normal(0, 10, k), rng.normal(size=k)),
+                             heavy=lambda: (rng.standard_t(2, k), rng.standard_t(2, k)))[shape]()
+    x, y = draw(4000)
+    for shift in (0, 1, 3):
+        delta = cliffs_delta(x + shift, y)
+        held = [lo <= delta <= hi for lo,hi in (delta_interval(a + shift, b) for a,b in (draw(n) for _ in range(300)))]
+        assert np.mean(held) >= .95
+
+
+# Two levels
+
+def images_of(seeds, patients=7, draw=0, nan=0., shift=0.):
+    "Scores of one arm; patient k has k % 3 + 1 images"
+    rng = np.random.default_rng(draw)
+    rows = [dict(seed=s, patient_id=f'p{k}', image_id=f'p{k}-{i}') for s in seeds for k in range(patients) for i in range(k % 3 + 1)]
+    t = pd.DataFrame(rows).assign(iou=lambda d: rng.random(len(d)) + shift)
+    return t.assign(iou=t.iou.where(rng.random(len(t)) >= nan)).sample(frac=1, random_state=draw)
+
+def loop(cells, seeds, patients):
+    "Mean over the drawn seeds of the mean over the images of the drawn patients, in the plainest way"
+    means = []
+    for s in seeds:
+        v = [x for k in patients for x in cells[s, k] if x == x]
+        if v: means.append(sum(v)/len(v))
+    return sum(means)/len(means)
+
+@pytest.mark.parametrize('nan', [0., .3])
+@pytest.mark.parametrize('paired', [False, True])
+def test_bootstrap_is_the_double_loop(nan, paired):
+    a, b = images_of([3, 1, 2], draw=1, nan=nan), images_of([1, 2, 3] if paired else [1, 2, 3, 9], draw=2, nan=nan, shift=.1)
+    patients, (sa, sb), D = np.sort(a.patient_id.unique()), (np.sort(t.seed.unique()) for t in (a, b)), 60
+    va, vb = ({k: g.tolist() for k,g in t.groupby(['seed','patient_id']).iou} for t in (a, b))
+    picks = list(zip(*_resample(len(sa), len(sb), 7, D, 5, paired, False)))
+    draws = np.array([loop(va, sa[i], patients[k]) - loop(vb, sb[j], patients[k]) for i,j,k in picks])
+    got = two_level_bootstrap(a, b, 'iou', draws=D, seed=5, paired=paired, method='percentile')
+    assert (got['lo'], got['hi']) == pytest.approx(np.quantile(draws, [.025, .975]), abs=1e-6)
+    assert got['difference'] == pytest.approx(loop(va, sa, patients) - loop(vb, sb, patients), abs=1e-6)
+
+    f, g = (len(sa)/(len(sa)-1))**.5, (len(sb)/(len(sb)-1))**.5            # the default, as plainly
+    def enlarged(cells, all_seeds, seeds, patients, factor): return factor*(loop(cells, seeds, patients) - loop(cells, all_seeds, patients))
+    patient = np.array([loop(va, sa, patients[k]) - loop(vb, sb, patients[k]) for _,_,k in picks])
+    seed = np.array([enlarged(va, sa, sa[i], patients, f) - enlarged(vb, sb, sb[j], patients, g) for i,j,_ in picks])
+    both = patient + [enlarged(va, sa, sa[i], patients[k], f) - enlarged(vb, sb, sb[j], patients[k], g) for i,j,k in picks]
+    x, y = (np.array([loop(v, [s], patients) for s in seeds]) for v,seeds in ((va, sa), (vb, sb)))
+    seeds = (x-y).var(ddof=1)/3 if paired else x.var(ddof=1)/len(x) + y.var(ddof=1)/len(y)
+    total = seeds + max(patient.var() - max(both.var() - patient.var() - seed.var(), 0), 0)
+    assert two_level_bootstrap(a, b, 'iou', draws=D, seed=5, paired=paired)['se'] == pytest.approx(total**.5, abs=1e-6)
+
+def test_with_fixed_images_it_is_welchs_test():
+    a, b = images_of(range(4), draw=1), images_of(range(6), draw=2, shift=.05)
+    x, y = (t.groupby('seed').iou.mean() for t in (a, b))
+    got, twin = two_level_bootstrap(a, b, 'iou', fixed_images=True), ttest_ind(x, y, equal_var=False)
+    assert (got['p'], got['df'], got['lo'], got['hi']) == pytest.approx((twin.pvalue, twin.df, *twin.confidence_interval()))
+    got, twin = two_level_bootstrap(a, b[b.seed < 4], 'iou', fixed_images=True, paired=True), ttest_rel(x, y[:4])
+    assert (got['p'], got['df']) == pytest.approx((twin.pvalue, 3))
+
+def test_bootstrap_repeats_and_mirrors():
+    a, b = images_of(range(5), draw=1), images_of(range(5), draw=2)
+    got, back = two_level_bootstrap(a, b, 'iou', draws=20000), two_level_bootstrap(b, a, 'iou', draws=20000)
+    assert back['difference'] == -got['difference'] and back['se'] == pytest.approx(got['se'], rel=.05)
+    assert (got['p'] <= .05) == (not got['lo'] <= 0 <= got['hi'])
+    again = two_level_bootstrap(a.sample(frac=1, random_state=9), b, 'iou', draws=20000)           # the order of the rows is nothing
+    assert list(again.values())[:6] == pytest.approx(list(got.values())[:6])
+
+def test_bootstrap_needs_two_runs_with_values():
+    a, b = images_of([0]), images_of(range(3), draw=1)
+    got = two_level_bootstrap(a, b, 'iou')
+    assert np.isnan([got['lo'], got['hi'], got['p']]).all() and got['difference'] == pytest.approx(a.iou.mean() - b.groupby('seed').iou.mean().mean())
+    silent = b.assign(iou=b.iou.where(b.seed > 0))                         # one run has no value at all
+    assert two_level_bootstrap(silent, b, 'iou')['n_arm'] == 2 and np.isfinite(two_level_bootstrap(silent, b, 'iou')['lo'])
+    assert np.isnan(two_level_bootstrap(b.assign(iou=np.nan), b, 'iou')['difference'])
+
+@pytest.mark.filterwarnings('error')
+def test_bootstrap_where_few_patients_have_a_value():
+    a, b = (images_of(range(3), draw=k) for k in (1, 2))
+    rare = a.assign(iou=a.iou.where((a.patient_id == 'p0') | (a.seed > 0)))  # run 0 knows one patient, whom many draws leave out
+    for method in ('two-way', 'percentile'):
+        got = two_level_bootstrap(rare, b, 'iou', method=method)
+        assert got['n_arm'] == 3 and got['lo'] < got['difference'] < got['hi']
+
+def test_bootstrap_without_any_spread():
+    a = images_of(range(3)).assign(iou=.5)
+    same, other = two_level_bootstrap(a, a, 'iou'), two_level_bootstrap(a.assign(iou=.6), a, 'iou')
+    assert (same['difference'], same['p']) == (0, 1) and np.isnan(other['p']) and np.isnan(other['lo'])
+
+def test_bootstrap_refuses():
+    a, b = images_of(range(3)), images_of(range(3), draw=1)
+    with pytest.raises(ValueError, match="'patient_id'"): two_level_bootstrap(a.drop(columns='patient_id'), b, 'iou')
+    with pytest.raises(ValueError, match='several rows'): two_level_bootstrap(pd.concat([a, a]), b, 'iou')
+    for arm, baseline in ((a.iloc[1:], b), (a, b.iloc[1:]), (a[a.image_id != 'p2-1'], b), (a.drop(columns='image_id').iloc[1:], b)):
+        with pytest.raises(ValueError, match='same image'): two_level_bootstrap(arm, baseline, 'iou')
+    with pytest.raises(ValueError, match='several patients'): two_level_bootstrap(a.assign(patient_id='p0'), b, 'iou')
+    with pytest.raises(ValueError, match='same seeds'): two_level_bootstrap(a, b.assign(seed=b.seed+1), 'iou', paired=True)
+    with pytest.raises(ValueError, match="'bca'"): two_level_bootstrap(a, b, 'iou', method='bca')
+    with pytest.raises(ValueError, match='missing'): two_level_bootstrap(a.assign(seed=a.seed.where(a.seed > 0)), b, 'iou')
+    with pytest.raises(ValueError, match="no arm is called 'baseline'"): differences(a.assign(arm='a'))
+
+def test_bootstrap_is_fast():
+    a, b = (images_of(range(6), patients=400, draw=k) for k in (1, 2))
+    start = time.process_time()
+    two_level_bootstrap(a, b, 'iou', draws=2000)
+    assert time.process_time() - start < 1
+
+@pytest.mark.parametrize('n', [3, 5, 6, 10])
+def test_bootstrap_holds_its_level(n):
+    rng, draws, R = np.random.default_rng(n), 150, 300
+    keys = pd.MultiIndex.from_product([range(n), range(50)], names=['seed','patient_id'])
+    def arm(): return pd.DataFrame(dict(iou=(rng.normal(0, .05, (n, 1)) + rng.normal(0, .1, 50) + rng.normal(0, .1, (n, 50))).ravel()), keys).reset_index()
+    missed = sum(two_level_bootstrap(arm(), arm(), 'iou', draws)['p'] <= .05 for _ in range(R))
+    assert missed <= binom.ppf(.995, R, .05)
+
+
+# Power
+
+@pytest.mark.parametrize('n,m,tests', [(5, 5, 1), (4, 7, 1), (6, 6, 3)])
+def test_power_is_what_the_test_does(n, m, tests):
+    rng = np.random.default_rng(0)
+    fired = [mann_whitney(rng.normal(.1, .05, n), rng.normal(0, .05, m))[1] <= .05/tests for _ in range(2000)]
+    assert power(.1, .05, n, m, tests=tests) == pytest.approx(np.mean(fired), abs=.035) == power(-.1, .05, n, m, tests=tests)
+
+@pytest.mark.parametrize('n', [3, 5, 6, 10])
+def test_power_without_effect_is_the_level(n): assert power(0, 1, n) == pytest.approx(attainable_level('mann_whitney', n), abs=.005)
+
+def test_seeds_needed():
+    n = seeds_needed(2, 1)
+    assert power(2, 1, n, draws=5000) >= .8 > power(2, 1, n-1, draws=5000)
+    assert seeds_needed(.01, 1, most=6) == np.inf and seeds_needed(99, 1) == 4 and seeds_needed(99, 1, tests=9) == 6
+    with pytest.raises(ValueError, match='sd'): power(1, 0, 5)
+
+def test_power_table():
+    scores = runs(baseline=dict(iou=five(), fpr=[.5]*5), a=dict(iou=five(.3)[:3] + [np.nan]*2, fpr=[.5]*5))
+    t = power_table(scores, seeds=(5, 6))
+    assert t.metric.tolist() == ['iou']                                    # an FPR that never varies has no spread to plan with
+    v = (4*np.var(five(), ddof=1) + 2*np.var(five()[:3], ddof=1))/6
+    assert t.sd.item() == pytest.approx(v**.5) and t['n=6'].item() == power(.11, v**.5, 6, tests=2)
+
 
 # Comparing arms
 
@@ -114,7 +315,7 @@ def test_family_is_all_localisation_tests_and_auroc_is_outside():
     assert c[c.metric == 'auroc'].p_holm.isna().all() and c[c.metric != 'auroc'].p_holm.notna().all()
     assert set(c[c.metric == 'fpr'].finding) == {'gets worse'} and set(c[c.metric != 'fpr'].finding) == {'improves'}
     np.testing.assert_allclose(c.p_holm.dropna(), 6*2/252)
-    assert 'uncorrected p = 0.0079' in verdict(c)['a'] and 'gets worse in fpr' in verdict(c)['a']
+    assert 'uncorrected p = 0.0079' in verdict(c)['a'] and 'ets worse in FPR' in verdict(c)['a'] and 'mixed' in verdict(c)['a']
 
 def test_a_fourth_arm_takes_the_findings_away():
     m, better = {k: five(.5) for k in ('pixel_auroc','iou','fpr')}, {k: five(.7) for k in ('pixel_auroc','iou','fpr')}
@@ -129,11 +330,11 @@ def test_missing_seeds_and_values():
     assert (c.n_arm['iou'], c.n_baseline['iou']) == (4, 5) and c.attainable['iou'] == 2/126
     assert c.finding['fpr'] == 'no values' and np.isnan(c.p['fpr']) and c.n_baseline['fpr'] == 4 and c.mean_baseline['fpr'] == pytest.approx(.35)
     assert c.attrs['tests'] == 1 and c.p_holm['iou'] == c.p['iou']
-    assert 'no values in fpr' in verdict(c.reset_index())['a']
+    assert 'o values in FPR' in verdict(c.reset_index())['a']
 
 def test_partly_missing_values_are_told():
     scores = runs(baseline=dict(iou=five(), fpr=five(.5)), a=dict(iou=five(.3), fpr=[.1, .12, .13, .14, np.nan]))
-    assert 'fpr (0.52 to 0.12, p = 0.016, n = 4 against 5)' in verdict(compare_arms(scores))['a']
+    assert 'FPR (0.52 to 0.12, p = 0.016, n = 4 against 5)' in verdict(compare_arms(scores))['a']
 
 def test_single_seed():
     c = compare_arms(runs(baseline=dict(iou=[.1]), a=dict(iou=[.9])))
@@ -141,13 +342,13 @@ def test_single_seed():
 
 def test_no_run_has_a_value():
     c = compare_arms(runs(baseline=dict(iou=[np.nan]*3), a=dict(iou=[np.nan]*3)))
-    assert c.finding.item() == 'no values' and c.attrs['tests'] == 0 and 'no values in iou' in verdict(c)['a']
+    assert c.finding.item() == 'no values' and c.attrs['tests'] == 0 and 'no values in IoU' in verdict(c)['a']
 
 def test_an_outlier_may_not_turn_the_verdict():
     lower = [.10, .11, .12, .13, .14, 9.]                                    # mean up, ranks down
     c = compare_arms(runs(baseline=dict(iou=[.5, .51, .52, .53, .54, .55, .56]), a=dict(iou=lower)), alpha=.2)
     assert c.p.item() < .2 and c.better.item() and c.finding.item() == 'mixed'
-    assert 'improves' not in verdict(c)['a'] and 'opposite directions' in verdict(c)['a']
+    assert 'improves' not in verdict(c)['a'] and 'ean and ranks move in opposite directions in IoU' in verdict(c)['a']
 
 def test_equal_arms():
     c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five())))
@@ -159,8 +360,8 @@ def test_words_follow_from_numbers(x, y):
     c = compare_arms(runs(baseline=table(y), a=table(x)))
     said = verdict(c)['a']
     p = c.p_holm.fillna(c.p)
-    assert ('improves' in said) == ((p < .05) & c.better & (c.difference*c.cliffs_delta > 0)).any()
-    if (p >= .05).all(): assert not any(w in said for w in ('improves', 'gets worse', 'opposite'))
+    assert ('improves' in said) == ((p <= .05) & c.better & (c.difference*c.cliffs_delta > 0)).any()
+    if (p > .05).all(): assert not any(w in said for w in ('improves', 'gets worse', 'opposite'))
     assert (p >= c.attainable_holm.fillna(c.attainable) - 1e-12).all()
     assert 'No control arm was run' in said
 
@@ -182,13 +383,79 @@ def test_compare_arms_refuses():
 # The verdict
 
 def test_controls():
-    gain, none = dict(iou=five(.5), fpr=five(.1)), dict(iou=five(), fpr=five(.5))
-    half = dict(iou=five(.5), fpr=five(.5))
-    c = compare_arms(runs(baseline=none, mmpkd=gain, shuffled=half))
+    gain, none, half = dict(iou=five(.5), fpr=five(.1)), dict(iou=five(), fpr=five(.5)), dict(iou=five(.5), fpr=five(.5))
+    c = compare_arms(runs(baseline=none, mmpkd=gain, shuffled=half), controls=['shuffled'])
     v = verdict(c, controls=['shuffled'])
-    assert 'The control shuffled improves iou too' in v['mmpkd'] and 'No gain in fpr was found for the control shuffled' in v['mmpkd']
-    assert 'control' not in v['shuffled']
+    assert 'improves, but so do shuffled soft labels, in IoU (' in v['mmpkd']
+    assert 'improves, and beats the controls, in FPR (' in v['mmpkd'] and 'No control' not in ''.join(v.values())
+    assert v['shuffled'].startswith('shuffled (a control; 5 runs against 5, Holm over 2 tests): improves IoU (')
+    assert (c.attrs['tests'], c.attrs['tests_controls']) == (2, 2) and c[c.arm == 'shuffled'].p_controls.isna().all()
     with pytest.raises(ValueError, match="'noise'"): verdict(c, controls=['noise'])
+    for wrong in ('noise', 'baseline'):
+        with pytest.raises(ValueError, match=f"'{wrong}'"): compare_arms(runs(baseline=none, mmpkd=gain), controls=[wrong])
+
+def test_controls_do_not_enlarge_the_family():
+    none, gain = {k: five(.5) for k in ('pixel_auroc','iou')}, {k: five(.7) for k in ('pixel_auroc','iou')}
+    alone = compare_arms(runs(baseline=none, a=gain))
+    many = compare_arms(runs(baseline=none, a=gain, c1=none, c2=none, c3=gain), controls=['c1','c2','c3'])
+    cols = ['p_holm', 'attainable_holm', 'finding']
+    pd.testing.assert_frame_equal(alone[cols], many.loc[many.arm == 'a', cols])
+    np.testing.assert_allclose(many[many.arm == 'c3'].p_holm, 6*2/252)      # six tests of controls
+    assert 'improves, but so does c3, in Pixel AUROC' in verdict(many)['a']
+
+def test_the_worst_control_counts():
+    scores = runs(baseline=dict(iou=five()), a=dict(iou=five(.5)), low=dict(iou=five(.1)), near=dict(iou=five(.493)), high=dict(iou=five(.7)))
+    def row(controls): return compare_arms(scores, controls=controls).set_index('arm').loc['a']
+    one, two, three = row(['low']), row(['low','near']), row(['near','high','low'])
+    assert (one.worst_control, two.worst_control, three.worst_control) == ('low', 'near', 'high')
+    assert one.p_controls == 2/252 and two.p_controls == mann_whitney(five(.5), five(.493))[1] > .05 and three.p_controls == 1
+    assert two.mean_control == pytest.approx(.513) and one.p_controls_holm == 3*one.p_controls              # three arms are no controls
+
+def test_lower_is_better_against_controls_too():
+    scores = runs(baseline=dict(fpr=five(.9)), a=dict(fpr=five(.3)), c=dict(fpr=five(.6)))
+    assert 'improves, and beats the controls, in FPR' in verdict(compare_arms(scores, controls=['c']))['a']
+    swapped = verdict(compare_arms(scores.assign(arm=scores.arm.map(dict(baseline='baseline', a='c', c='a'))), controls=['c']))['a']
+    assert 'improves, but so does c, in FPR' in swapped
+
+def test_a_control_that_cannot_tell():
+    "Two runs of a control, or none with a value: the arm improves, and no more can be said"
+    none, gain = dict(iou=five()), dict(iou=five(.5))
+    for few in ([.01, .02], [np.nan]*5):
+        said = verdict(compare_arms(runs(baseline=none, a=gain, c=dict(iou=few)), controls=['c']))['a']
+        assert 'improves, but no evidence at this n that it beats the controls, in IoU' in said
+    said = verdict(compare_arms(runs(baseline=none, a=gain, c=dict(iou=[.01, .5, .51, .52, .53])), controls=['c'], alpha=.05))['a']
+    assert 'beats the controls' not in said
+
+def test_prediction_is_held_against_the_controls_uncorrected():
+    none, gain = dict(auroc=five(.5), iou=five()), dict(auroc=five(.7), iou=five())
+    c = compare_arms(runs(baseline=none, a=gain, c=gain), controls=['c']).set_index(['arm','metric'])
+    assert np.isnan(c.p_controls_holm['a', 'auroc']) and c.p_controls['a', 'auroc'] == 1
+    c = compare_arms(runs(baseline=none, a=gain, c=none), controls=['c'])
+    assert 'improves, and beats the controls, in AUROC (0.52 to 0.72, uncorrected p = 0.0079)' in verdict(c)['a']
+
+def test_only_controls_or_only_prediction():
+    c = compare_arms(runs(baseline=dict(iou=five()), c=dict(iou=five(.5))), controls='c')
+    assert (c.attrs['tests'], c.attrs['tests_controls']) == (0, 1) and 'improves IoU' in verdict(c)['c']
+    c = compare_arms(runs(baseline=dict(auroc=five()), a=dict(auroc=five(.5)), c=dict(auroc=five(.5))), controls=['c'])
+    assert c.p_holm.isna().all() and 'Holm over 0 tests' in verdict(c)['a']
+
+def test_five_metrics_and_five_controls_stay_readable():
+    names = ['pixel_auroc','iou','auprc','hit','mass']
+    level = dict(baseline=[0]*5, a=[5, 5, 5, -5, 0], c1=[5, 0, 0, 0, 0], c2=[5, 5, 0, 0, 0], c3=[0]*5, c4=[0]*5, c5=[0, 0, 5, 0, 0])
+    scores = runs(**{a: {m: .5 + (np.arange(8) + 10*k)/1000 for m,k in zip(names, v)} for a,v in level.items()})
+    said = verdict(compare_arms(scores, controls=['c1','c2','c3','c4','c5'], metrics=dict.fromkeys(names, 'higher')))['a']
+    assert len(said) < 700 and said.count('. ') <= 3 and 'The picture is mixed: gets worse in Pointing hit' in said
+    assert 'but so do c1 and c2, in Pixel AUROC' in said and 'but so does c2, in IoU' in said and 'but so does c5, in AUPRC' in said
+
+def test_arms_that_do_not_differ_are_left_in_peace():
+    "150 experiments without any effect: the family-wise rate of any claim, for the arms and for the controls"
+    rng, claims = np.random.default_rng(0), []
+    for _ in range(150):
+        luck = rng.normal(0, .05, (4, 6, 1)) + rng.normal(0, .03, (4, 6, 3))  # arms, seeds, metrics that go together
+        scores = runs(**{a: dict(zip(('pixel_auroc','iou','fpr'), v.T)) for a,v in zip(('baseline','a','b','c'), luck)})
+        t = compare_arms(scores, controls=['c'])
+        claims.append((t.finding.isin(['improves','gets worse']) & (t.arm != 'c')).any())
+    assert np.mean(claims) <= binom.ppf(.995, 150, .05)/150
 
 def test_verdict_survives_parquet_and_asks_for_its_attrs(tmp_path):
     c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five(.3))))

@@ -1,0 +1,189 @@
+"The proof at its full size: four cases with a known answer, arms without a difference, and planted effects"
+import numpy as np, pandas as pd, pytest
+import torch
+from scipy.stats import binom
+from sklearn.linear_model import LogisticRegression
+
+from mmpkd.known_answers import (CASES, PRINTED, SHAPES, TESTS, alarm_table, band, coverage, draw_arms, draw_case, false_alarms,
+                                 fit_soft, lopez_paz, lopez_paz_runs, lopez_paz_table, planted_effect, right_level, run_sd, show_alarms, show_cases)
+from mmpkd.losses import distillation_loss
+from mmpkd.statistics import attainable_level, two_level_bootstrap
+
+SEEDS = (3, 5, 6, 10)
+
+
+# Lopez-Paz et al. (2016), 100 repetitions
+
+@pytest.fixture(scope='module')
+def runs(): return lopez_paz_runs(100, controls=['shuffled'])
+
+@pytest.fixture(scope='module')
+def table(runs): return lopez_paz_table(runs=runs, controls=['shuffled'])
+
+def test_accuracies_are_those_printed(runs, table):
+    assert (runs.groupby(['case','arm']).size() == 100).all()
+    assert ((table[list(PRINTED)] - PRINTED).loc[1:3].abs() < .03).all(axis=None)
+    assert abs(table.distilled[4] - table.regular[4]) < .02
+
+def test_findings_and_verdicts_are_those_known(table):
+    assert list(table.finding) == ['improves', 'no difference found', 'improves', 'no difference found']
+    for case in (1, 3): assert 'improves, and beats the controls' in table.verdict[case]
+    for case in (2, 4): assert 'improves' not in table.verdict[case] and 'no difference found' in table.verdict[case]
+
+def test_without_a_control_nothing_is_credited(runs):
+    said = lopez_paz_table(runs=runs[(runs.case == 1) & (runs.arm != 'shuffled')]).verdict[1]
+    assert 'improves' in said and 'beats' not in said
+
+def test_the_table_runs_what_it_needs():
+    few = lopez_paz_table(3, cases=(1,), n_test=200)
+    assert list(few.index) == [1] and few.finding[1] == 'out of reach' and list(few.columns[:3]) == list(PRINTED)
+
+def test_shuffled_soft_labels_do_not_help(runs):
+    means = runs.groupby(['case','arm']).accuracy.mean().unstack()
+    assert (means.shuffled < means.regular + .01).all()
+
+def test_cases_can_be_drawn_as_a_figure(runs):
+    fig = show_cases(runs)
+    assert [ax.get_title() for ax in fig.axes] == [f'{c} {n}' for c,n in CASES.items()]
+
+
+# Its parts
+
+@pytest.mark.parametrize('case,width', [(1, 1), (2, 50), (3, 3), (4, 3)])
+def test_draw_case_labels_follow_from_what_the_teacher_sees(case, width):
+    a = np.random.default_rng(1).standard_normal(50)
+    x_star, x, y = draw_case(case, 4000, a, np.random.default_rng(2))
+    assert x_star.shape == (4000, width) and x.shape == (4000, 50) and set(y) == {0, 1}
+    clean = (x_star[:, 0] if case == 1 else x_star @ a[:width]) > 0
+    if case == 1: assert 0 < (clean != y).mean() < .15
+    else: assert (clean == y).all()
+    if case == 2: assert (x - x_star).std() == pytest.approx(1, abs=.02)
+    if case == 3: assert (x_star == x[:, :3]).all()
+
+@pytest.mark.parametrize('per_set', [False, True])
+def test_case_4_takes_three_different_columns(per_set):
+    a = np.ones(50)
+    x_star, x, _ = draw_case(4, 300, a, np.random.default_rng(0), per_set)
+    columns = np.array([[np.flatnonzero(x[i] == v)[0] for v in x_star[i]] for i in range(300)])
+    assert all(len(set(c)) == 3 for c in columns)
+    assert len({tuple(c) for c in columns}) == 1 if per_set else len({tuple(c) for c in columns}) > 290
+
+def test_draw_case_refuses_an_unknown_case():
+    with pytest.raises(ValueError, match='case must be one of'): draw_case(5, 10, np.ones(50), np.random.default_rng(0))
+
+def test_fit_soft_minimises_equation_1():
+    rng = np.random.default_rng(3)
+    x, y, s = rng.standard_normal((150, 8)), rng.integers(0, 2, 150), rng.random(150)
+    for lam in (0., .4, 1.):
+        student = fit_soft(x, (1-lam)*y + lam*s, C=2.)
+        w, b = (torch.tensor(v, requires_grad=True) for v in (student.coef_.T, student.intercept_))
+        loss = 150*distillation_loss(torch.tensor(x) @ w + b, torch.tensor(1.*y[:, None]), torch.tensor(s[:, None]), lam) + (w**2).sum()/(2*2.)
+        loss.backward()
+        assert w.grad.abs().max() < .02 and b.grad.abs().max() < .02
+
+def test_fit_soft_on_hard_labels_is_plain_logistic_regression():
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((200, 10)), rng.integers(0, 2, 200)
+    assert np.allclose(fit_soft(x, y, 5.).coef_, LogisticRegression(C=5.).fit(x, y).coef_, atol=2e-3)
+
+def test_lopez_paz_is_reproducible_and_lam_0_is_the_regular_student():
+    one = lopez_paz(1, 7, controls=['class-mean'], n_test=500)
+    assert one == lopez_paz(1, 7, controls=['class-mean'], n_test=500) != lopez_paz(1, 8, controls=['class-mean'], n_test=500)
+    assert list(one) == ['privileged', 'regular', 'distilled', 'class-mean']
+    none = lopez_paz(1, 7, lam=0., n_test=500)
+    assert none['regular'] == none['distilled'] == one['regular']
+
+def test_a_control_does_not_change_the_other_arms():
+    with_control, without = (lopez_paz(3, 2, controls=c, n_test=500) for c in (['permuted'], []))
+    assert {k: with_control[k] for k in without} == without
+
+
+# Two arms that are the same: at least 500 repetitions
+
+def check(test, n, **how):
+    found = false_alarms(test, n, **how)
+    assert found['says'] == 'holds', found
+
+@pytest.mark.parametrize('n', SEEDS)
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('test', ['mann_whitney', 'sign_flip'])
+def test_exact_tests_hold_their_attainable_level(test, shape, n): check(test, n, repetitions=2000, shape=shape)
+
+@pytest.mark.parametrize('n', SEEDS)
+def test_the_family_holds_its_level(n): check('compare_arms', n)
+
+@pytest.mark.parametrize('n', [5, 10])
+def test_beating_a_control_holds_its_level(n): check('against a control', n)
+
+@pytest.mark.parametrize('n', SEEDS)
+def test_the_default_bootstrap_does_not_exceed_its_level(n):
+    found = false_alarms('two-way bootstrap', n)
+    assert found['says'] in ('holds', 'below') and found['rate'] > .01, found
+
+def test_the_percentile_bootstrap_is_caught():
+    assert false_alarms('percentile bootstrap', 3, repetitions=200)['says'] == 'exceeds'
+
+def test_arms_that_differ_on_these_patients_only():
+    assert false_alarms('mann_whitney', 10, uneven=.1)['says'] == 'exceeds'
+
+
+# Its parts
+
+def test_band_is_the_binomial_one():
+    lo, hi = band(.05, 500)
+    assert binom.cdf(500*lo-1, 500, .05) < .005 <= binom.cdf(500*lo, 500, .05)
+    assert binom.cdf(500*hi, 500, .05) >= .995 > binom.cdf(500*hi-1, 500, .05)
+    assert band(0., 500) == (0., 0.) and band(1., 500) == (1., 1.)
+
+def test_right_levels():
+    assert right_level('mann_whitney', 5) == attainable_level('mann_whitney', 5)
+    assert right_level('sign_flip', 5) == 0 and right_level('compare_arms', 3) == 0
+    assert right_level('two-way bootstrap', 3, alpha=.1) == .1
+    for n in (5, 6, 10): assert 0 < right_level('against a control', n) < right_level('compare_arms', n) <= .05
+    with pytest.raises(ValueError, match='test must be one of'): right_level('t-test', 5)
+    with pytest.raises(ValueError, match='test must be one of'): false_alarms('t-test', 5, repetitions=1)
+
+def test_draw_arms():
+    scores = draw_arms(4, np.random.default_rng(0), arms=3, patients=300, images=2)
+    assert scores.shape == (3, 4, 600)
+    pairs = scores.mean((0, 1)).reshape(300, 2)
+    assert np.corrcoef(pairs.T)[0, 1] > .3                                    # images of one patient are alike
+    moved = draw_arms(4, np.random.default_rng(0), effect=.2, arms=3, patients=300, images=2)
+    assert np.allclose(moved[0], scores[0] + .2) and (moved[1:] == scores[1:]).all()
+    iou = draw_arms(10, np.random.default_rng(0), shape='iou')
+    assert iou.min() == 0 and iou.max() <= 1 and .05 < (iou == 0).mean() < .5 and iou.mean() > np.median(iou)
+    with pytest.raises(ValueError, match='shape must be one of'): draw_arms(3, np.random.default_rng(0), shape='beta')
+
+def test_alarm_table_and_its_figure():
+    table = alarm_table(['mann_whitney', 'sign_flip'], seeds=(3, 6), repetitions=10)
+    assert list(table.test) == ['mann_whitney']*2 + ['sign_flip']*2 and list(table.n) == [3, 6]*2 and (table.repetitions == 40).all()
+    assert [t.get_text() for t in show_alarms(table).get_xticklabels()] == ['mann_whitney', 'sign_flip']
+
+def test_false_alarms_are_reproducible():
+    assert false_alarms('mann_whitney', 6, 50, seed=1) == false_alarms('mann_whitney', 6, 50, seed=1)
+
+def test_the_interval_is_that_of_per_image_tables():
+    "`TESTS` shapes arrays into tables; the interval must be that of the tables themselves"
+    scores = draw_arms(3, np.random.default_rng(5), effect=.1, patients=8, images=2)
+    tables = [pd.DataFrame([dict(seed=s, patient_id=i//2, image_id=i, score=v[s, i]) for s in range(3) for i in range(16)]) for v in scores]
+    found = two_level_bootstrap(*tables, 'score', draws=400)
+    assert TESTS['two-way bootstrap'](lambda images: scores, .05) == (not found['lo'] <= 0 <= found['hi'])
+
+
+# Effects that were planted
+
+@pytest.mark.parametrize('n', SEEDS)
+def test_power_is_as_predicted(n):
+    for effect in (0., .04, .08):
+        found = planted_effect(n, effect, repetitions=1000)
+        assert found['says'] == 'holds', found
+
+def test_run_sd_is_the_spread_of_runs():
+    for patients, images in ((50, 2), (5, 1)):
+        runs = draw_arms(4000, np.random.default_rng(0), patients=patients, images=images).mean(-1)
+        assert runs.std(axis=1) == pytest.approx([run_sd(patients, images)]*2, rel=.04)
+
+@pytest.mark.parametrize('n', [5, 10])
+def test_the_interval_holds_the_planted_effect(n):
+    found = coverage(n, effect=.06, uneven=.1, repetitions=200)
+    assert found['hold'] >= found['lo'] and found['centre'] == pytest.approx(.06, abs=.01)

@@ -1,0 +1,317 @@
+"mmpkd.studies: grid, teachers of growing quality, transfer, agreement between seeds, conventions; and that no choice looks at test images"
+import json, re, shutil
+from pathlib import Path
+
+import matplotlib
+import numpy as np, pandas as pd, pytest
+from conftest import altered, times
+from safetensors.numpy import load_file
+from scipy.stats import spearmanr
+
+from mmpkd import studies
+from mmpkd.attention import AttentionMaps, agreement
+from mmpkd.experiment import Run, make_config, run_experiment
+from mmpkd.images import Pixels
+from mmpkd.localization import TRIVIAL, Convention
+from mmpkd.localizers import score_localizer, trivial_localizers
+from mmpkd.report import write_report
+from mmpkd.soft_labels import best_temperature, gap, image_logits, soften
+from mmpkd.statistics import SCORES, per_run
+from mmpkd.studies import (convention_scores, convention_table, flips, grid, grid_table, quality, quality_table, reliability, reliability_table, sensitivity, show_conventions,
+                           show_grid, show_pareto, show_quality, show_reliability, show_transfer, transfer, transfer_table)
+from mmpkd.teachers import load_teacher, macro_auroc
+
+matplotlib.use('Agg')
+
+
+def equal(a, b): pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+def weights(run, arm, seed=0): return load_file(run.unit(arm, seed)/'student.safetensors')
+
+def body(run, arm, seed=0): return np.concatenate([v.ravel() for k, v in sorted(weights(run, arm, seed).items()) if not k.startswith('head.')])
+
+@pytest.fixture
+def copy(tiny_run, tmp_path):
+    "The finished run in another place, free to be changed"
+    return Run(shutil.copytree(tiny_run.folder, tmp_path/'copy'))
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    yield
+    matplotlib.pyplot.close('all')
+
+class Told(Run):
+    "A run of which only some numbers exist, to work on them as on those of any other"
+    def __init__(self, table): self.table, self.arms, self.seeds = table, table.arm.unique().tolist(), table.seed.nunique()
+    def auroc(self, split): assert split == 'valid'; return self.table[['arm', 'seed', 'auroc']]
+    def per_seed(self): return self.table
+
+def told(values, **more): # {arm: AUROC of each seed}
+    return Told(pd.DataFrame([dict(arm=a, seed=i, auroc=v) | {k: t[a] for k, t in more.items()} for a, vs in values.items() for i, v in enumerate(vs)]))
+
+
+# No choice looks at test images
+
+ARMS = ('baseline', 'in-sample', 'out-of-fold', 'label-smoothing', 'class-mean', 'shuffled', 'permuted', 'self-distillation', 'out-of-fold lam=0.3 T=1', 'out-of-fold lam=0.3 T=4', 'out-of-fold lam=0.7 T=1')
+TUNED = Convention(rule='tuned')
+
+def corrupted(cohort, split):
+    "All labels of a split turned around, and all its regions moved into a corner"
+    mine, rois = cohort.items.split == split, cohort.rois.image_id.isin(cohort.split(split).items.image_id)
+    items = cohort.items.assign(**{c: cohort.items[c].where(~mine, 1 - cohort.items[c]) for c in cohort.labels})
+    corner = dict(x0=0., y0=0., x1=12., y1=12., mask=None)
+    return altered(cohort, items, cohort.rois.assign(**{k: cohort.rois[k].where(~rois, v) for k, v in corner.items()}))
+
+@pytest.fixture(scope='module')
+def chosen(phantom, tiny, tmp_path_factory):
+    "The same run twice, on the phantom and on the phantom with corrupted test labels and test regions; everything that is chosen is left to be chosen"
+    config = make_config(**tiny, T='valid', convention=TUNED.to_dict())
+    folder = tmp_path_factory.mktemp('chosen')
+    return [run_experiment(c, folder/name, config, ARMS, seeds=1, progress=False) for name, c in (('true', phantom), ('false', corrupted(phantom, 'test')))]
+
+def test_no_choice_looks_at_test_images(chosen, phantom):
+    "Not the threshold, nor λ, T or the epoch that is kept, nor anything that a student learned"
+    a, b = chosen
+    assert a.teacher['T_valid'] == b.teacher['T_valid'] and 0 < a.teacher['T_valid'] != 1
+    equal(grid_table(a), grid_table(b))                                                             # λ and T
+    assert grid_table(a).chosen.sum() == 1
+    for arm in ARMS:
+        one, other = a.unit(arm, 0), b.unit(arm, 0)
+        for name in ('student.safetensors', 'history.csv', 'attention.npz'): assert (one/name).read_bytes() == (other/name).read_bytes(), (arm, name)
+        equal(*(pd.read_parquet(u/'predictions.parquet') for u in (one, other)))
+        tau = [pd.read_parquet(u/'scores.parquet').attrs['convention']['tau'] for u in (one, other)]
+        assert tau[0] == tau[1] is not None
+        assert len(pd.read_csv(one/'history.csv')) == a.config['epochs']                            # a setting; the last one is kept
+    for file in (a.folder/'soft_labels').iterdir(): equal(pd.read_parquet(file), pd.read_parquet(b.folder/'soft_labels'/file.name))
+    assert len(list((a.folder/'soft_labels').iterdir())) == len(ARMS) - 2 + 2                       # without two arms, with the logits of two kinds
+
+def test_trivial_localizers_do_not_look_either(chosen, phantom):
+    pixels = Pixels(next((chosen[0].folder/'pixels').glob('pixels-*')))
+    def taus(cohort):
+        localizers = trivial_localizers(cohort, pixels, 'none', arch_kwargs=chosen[0].config['arch_kwargs'])
+        return {k: score_localizer(l, cohort, [TUNED])[TUNED].attrs['convention']['tau'] for k, l in localizers.items()}
+    true = taus(phantom)
+    assert set(true) == {*TRIVIAL, 'untrained'} and taus(corrupted(phantom, 'test')) == true
+    assert taus(corrupted(phantom, 'valid')) != true                                                # there they do look
+
+def test_the_test_scores_did_change(chosen):
+    "Or nothing would have been shown"
+    a, b = (r.per_seed().set_index('arm') for r in chosen)
+    for m in ('auroc', 'pixel_auroc'): assert (a[m] != b[m]).all(), m
+    assert (a.iou != b.iou).any() and chosen[0].teacher['auroc']['test'] != chosen[1].teacher['auroc']['test']
+    assert chosen[0].teacher['auroc']['valid'] == chosen[1].teacher['auroc']['valid'] and (chosen[0].auroc('valid').auroc == chosen[1].auroc('valid').auroc).all()
+
+def test_the_choices_are_made_on_validation_images(chosen, phantom):
+    "Computed again from these alone; on other labels, T would have been another"
+    run, valid = chosen[0], phantom.split('valid')
+    z = image_logits(load_teacher(run.folder/'teacher'), valid)
+    assert run.teacher['T_valid'] == pytest.approx(best_temperature(z, valid.y()))
+    assert best_temperature(z, 1 - valid.y()) != pytest.approx(run.teacher['T_valid'])
+    s = pd.read_parquet(run.folder/'soft_labels/logits_out-of-fold.parquet')
+    assert np.array_equal(run.soft_labels('out-of-fold'), soften(s, run.teacher['T_valid'])) and np.array_equal(run.soft_labels('out-of-fold lam=0.3 T=4'), soften(s, 4.))
+    t = grid_table(run).query('lam > 0')
+    p = {arm: macro_auroc(valid.y(), pd.read_parquet(run.unit(arm, 0)/'predictions.parquet').loc[valid.y().index]) for arm in t.index}
+    assert t['mean'].to_dict() == pytest.approx(p) and p[t.index[t.chosen][0]] == max(p.values())
+
+def test_a_report_shows_the_boxes_that_were_scored(chosen, phantom):
+    "With the threshold that was chosen for each student"
+    taus = {arm: json.loads((chosen[0].unit(arm, 0)/'unit.json').read_text())['convention']['tau'] for arm in ARMS}
+    assert taus == {arm: pd.read_parquet(chosen[0].unit(arm, 0)/'scores.parquet').attrs['convention']['tau'] for arm in ARMS}
+    assert 'chosen on validation regions' in write_report(chosen[0], phantom).read_text()
+
+
+# The grid
+
+def test_the_highest_is_chosen():
+    t = grid_table(told({'baseline': [.9, .9], 'out-of-fold lam=0.7 T=1': [.6, .8], 'out-of-fold lam=0.3 T=2': [.6, .6], 'out-of-fold lam=0.1 T=1': [.9, .1]}))
+    assert t.index[t.chosen].tolist() == ['out-of-fold lam=0.7 T=1'] and t.loc['baseline', 'lam'] == 0 and np.isnan(t.loc['baseline', 'T'])     # the baseline is none of the cells
+    assert t.loc['out-of-fold lam=0.7 T=1', ['mean', 'n']].tolist() == [.7, 2] and t.loc['out-of-fold lam=0.1 T=1', 'sd'] == pytest.approx(np.std([.9, .1], ddof=1))
+
+def test_among_equals_the_smallest_is_chosen():
+    for order in ((.7, .3, .5), (.3, .5, .7), (.5, .7, .3)):
+        t = grid_table(told({'baseline': [.5]} | {f'in-sample lam={l} T={T}': [.6] for l in order for T in (2, 1)}))
+        assert t.index[t.chosen].tolist() == ['in-sample lam=0.3 T=1']
+
+def test_nobody_is_better_in_both():
+    cells = [f'out-of-fold lam={l} T=1' for l in (.1, .3, .5)]
+    run = told({'baseline': [.6], cells[0]: [.7], cells[1]: [.7], cells[2]: [.5]}, pixel_auroc=dict(zip(['baseline', *cells], (.6, .5, .4, .8))), fpr=dict(zip(['baseline', *cells], (.6, .5, .4, .8))))
+    assert sensitivity(run).front.to_dict() == dict(zip(['baseline', *cells], (True, True, False, True)))
+    assert sensitivity(run, 'fpr').front.to_dict() == dict(zip(['baseline', *cells], (False, False, True, False)))      # where less is better
+    assert sensitivity(run).lam.tolist() == [0, .1, .3, .5]
+
+def test_a_grid_on_disk(phantom, tiny, tmp_path):
+    run = grid(phantom, tmp_path/'run', make_config(**tiny, T=7.), lams=(.25, .75), Ts=(1, 3), seeds=1, progress=False)
+    assert run.arms == ['baseline', *[f'out-of-fold lam={l} T={T}' for l in (.25, .75) for T in (1, 3)]] and run.controls == []
+    z = pd.read_parquet(run.folder/'soft_labels/logits_out-of-fold.parquet')
+    for arm, T in ((run.arms[1], 1.), (run.arms[2], 3.)): assert np.array_equal(run.soft_labels(arm), soften(z, T))     # whatever T the settings have
+    assert not np.array_equal(*(weights(run, run.arms[i])['head.weight'] for i in (1, 3)))          # λ is heard
+    assert len(show_grid(run).get_legend().get_texts()) == 2 and len(show_pareto(run).texts) == 5
+    with pytest.raises(ValueError, match='lam must be in'): grid(phantom, tmp_path/'other', make_config(**tiny), lams=(1.5,), progress=False)
+    with pytest.raises(ValueError, match='at least one other'): grid(phantom, tmp_path/'other', make_config(**tiny), lams=(), progress=False)
+    assert not (tmp_path/'other').exists()
+
+
+# Teachers of growing quality
+
+def test_shares_on_disk(phantom, tiny, tiny_run, tmp_path):
+    run = quality(phantom, tmp_path/'run', make_config(**tiny), shares=(.4, 1.), seeds=1, progress=False)
+    assert run.arms == ['baseline', 'out-of-fold share=0.4', 'out-of-fold share=1']
+    equal(run.soft_labels('out-of-fold share=1'), tiny_run.soft_labels('out-of-fold'))
+    t, y, few = quality_table(run), run.labels('train'), run.soft_labels('out-of-fold share=0.4')
+    assert t.index.tolist() == [0, .4, 1] and np.isnan(t.teacher[0]) and t.teacher[.4] == macro_auroc(y, few) and t.gap[.4] == gap(y, few) != t.gap[1]
+    assert t.pixel_auroc.tolist() == run.per_seed().pixel_auroc.tolist() and t.auroc_sd.isna().all()
+    axs = show_quality(run).axes
+    for ax, m in zip(axs, ('auroc', 'pixel_auroc')):
+        x, v = ax.lines[0].get_data()
+        assert sorted(x) == sorted(t.teacher.dropna()) and sorted(v) == sorted(t[m][1:])            # one seed has points, too
+
+
+# Another data set
+
+@pytest.fixture(scope='module')
+def moved(phantom, tiny, tiny_run, tmp_path_factory):
+    "The students of the tiny run go on training, on a cohort where nothing is privileged, so slowly that one sees where they started"
+    config = make_config(**tiny | dict(lr=1e-7), start=tiny_run.folder)
+    return transfer(tiny_run, altered(phantom, text=None, tabular=()), tmp_path_factory.mktemp('moved')/'run', config, progress=False)
+
+def test_transfer_starts_from_the_given_students(moved, tiny_run):
+    "With their bodies; the head is a new one, since the other data may have other labels"
+    assert moved.arms == ['baseline', 'from baseline', 'from out-of-fold'] and moved.seeds == 2 and moved.reference == 'from baseline'
+    for arm in tiny_run.arms:
+        for seed in range(2):
+            start, end = body(tiny_run, arm, seed), body(moved, f'from {arm}', seed)
+            assert 0 < abs(start - end).max() < 1e-5
+            assert not any(np.allclose(body(moved, a, s), end, atol=1e-4) for a in moved.arms for s in range(2) if (a, s) != (f'from {arm}', seed))
+
+def test_transfer_needs_no_teacher(moved):
+    assert not (moved.folder/'teacher').exists() and not (moved.folder/'teacher.json').exists() and moved.teacher['auroc'] == {}
+
+def test_transfer_is_compared_with_the_baseline_of_the_other_data(moved):
+    "Who never saw it is shown, and not tested"
+    assert moved.compared == ['from baseline', 'from out-of-fold'] and moved.comparison().attrs['baseline'] == 'from baseline'
+    assert set(moved.comparison().arm) == set(moved.verdicts()) == set(moved.intervals().arm) == {'from out-of-fold'} and set(moved.per_seed().arm) == set(moved.arms)
+
+def test_transfer_table(moved):
+    t = transfer_table(moved, ('auroc', 'iou'))
+    assert t.index.tolist() == ['Never saw A', 'From Baseline', 'From MMPKD (out-of-fold)'] and t.columns.tolist() == [(m, k) for m in ('auroc', 'iou') for k in ('mean', 'sd')]
+    mine = moved.per_seed().query("arm == 'from out-of-fold'").iou
+    assert t.loc['From MMPKD (out-of-fold)', 'iou'].tolist() == pytest.approx([mine.mean(), mine.std()])
+    assert len(show_transfer(moved).axes) == 2
+
+def test_transfer_is_reported(moved, phantom):
+    page = write_report(moved, phantom).read_text()
+    assert 'From MMPKD (out-of-fold)' in page and str(Path(moved.config['start']).parent) not in page
+
+def test_a_control_stays_a_control_elsewhere(moved):
+    run = Run(moved.folder)
+    run.arms = [*run.arms, 'from shuffled']
+    assert run.controls == ['from shuffled']
+
+@pytest.mark.parametrize('arms,seeds,message', [
+    (('baseline', 'from in-sample'), 1, "'from in-sample' needs the student of seed 0 of 'in-sample' in .*, which has none"),
+    (('baseline', 'from out-of-fold'), 3, "needs the student of seed 2 of 'out-of-fold'"),
+    (('baseline', 'from out-of-hand'), 1, "no arm 'out-of-hand'"),
+    (('from baseline', 'from out-of-fold'), 1, "must be 'baseline' and at least one other")])
+def test_students_that_are_not_there(phantom, tiny, tiny_run, tmp_path, arms, seeds, message):
+    with pytest.raises(ValueError, match=message): run_experiment(phantom, tmp_path/'run', make_config(**tiny, start=tiny_run.folder), arms, seeds=seeds, progress=False)
+    assert not (tmp_path/'run').exists()
+
+def test_a_start_that_is_not_there(phantom, tiny, tmp_path, tiny_run):
+    with pytest.raises(FileNotFoundError, match='start: no finished run in '): make_config(**tiny, start=tmp_path)
+    with pytest.raises(ValueError, match='needs `start`'): transfer(tiny_run, phantom, tmp_path/'run', make_config(**tiny), progress=False)
+
+def test_transfer_from_a_grid_and_from_a_transfer(moved, phantom, tiny, tmp_path):
+    "An arm of the other run may have settings in its name, or have been a transfer itself"
+    source = Run(shutil.copytree(moved.folder, tmp_path/'source'))
+    cell = 'out-of-fold lam=0.3'
+    shutil.move(source.unit('from out-of-fold', 0).parent, source.unit(cell, 0).parent)
+    (source.folder/'asked.json').write_text(json.dumps(source.asked | dict(arms=['baseline', 'from baseline', cell])))
+    run = transfer(Run(source.folder), phantom, tmp_path/'run', make_config(**tiny | dict(lr=1e-7), start=source.folder), seeds=1, progress=False)
+    assert run.arms == ['baseline', 'from baseline', 'from from baseline', f'from {cell}']
+    assert abs(body(source, cell) - body(run, f'from {cell}')).max() < 1e-5
+
+
+# Agreement between seeds
+
+def test_agreement_by_hand(tiny_run, phantom):
+    t = reliability(tiny_run)
+    assert t.groupby('arm', sort=False).size().to_dict() == {a: len(phantom.split('test')) for a in tiny_run.arms} and (t.pairs == 1).all()
+    for arm in tiny_run.arms:
+        one, two = (AttentionMaps.load(tiny_run.unit(arm, s)/'attention.npz') for s in range(2))
+        mine = t[t.arm == arm].set_index('image_id')
+        equal(mine.reset_index().drop(columns='arm'), agreement([one, two]))
+        for k, g, a, b in zip(one.image_ids, one.geometries, one.maps, two.maps):
+            if g.fitted == (g.size, g.size): assert mine.spearman[k] == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)    # no padding
+    table = reliability_table(tiny_run)
+    assert table.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)']
+    assert table.loc['Baseline', ('spearman', 'median')] == pytest.approx(t.spearman[t.arm == 'baseline'].median())
+    assert len(show_reliability(tiny_run).get_yticklabels()) == 2
+
+def test_agreement_needs_two_seeds(copy):
+    copy.seeds = 1
+    with pytest.raises(ValueError, match='at least two seeds; the run has one'): reliability(copy)
+
+
+# Other conventions
+
+SOME = (Convention(), Convention(rule='otsu'), Convention(layer=0), TUNED)
+
+def test_own_convention_gives_own_scores(copy, phantom):
+    scores = convention_scores(copy, phantom, SOME[:1])
+    metrics = [m for m in SCORES if m not in ('auroc', 'no_box')]
+    again, own = (per_run(s, metrics).sort_values(['arm', 'seed'], ignore_index=True) for s in (scores[scores.arm.isin(copy.arms)], copy.scores()))
+    pd.testing.assert_frame_equal(again, own, atol=2e-3, rtol=0)                                    # a student from disk rounds otherwise than one just trained
+    t = convention_table(copy, phantom, SOME[:1]).set_index(['arm', 'metric'])
+    mine, trivial = copy.per_seed().groupby('arm').mean(numeric_only=True), copy.trivial()
+    for (arm, m), row in t.iterrows():
+        assert (row.mean_arm, row.mean_baseline) == pytest.approx((mine[m][arm], mine[m]['baseline']), abs=2e-3)
+        assert row.best_trivial == pytest.approx(trivial[m].min() if m == 'fpr' else trivial[m].max(), abs=1e-6) and row.convention == 'default'
+    tests = copy.comparison().set_index(['arm', 'metric'])
+    pd.testing.assert_series_equal(t.p, tests.p.loc[t.index])
+
+def test_conventions_are_scored_once(copy, phantom, monkeypatch):
+    asked, score = [], score_localizer
+    def spy(localizer, cohort, conventions): asked.append(list(conventions)); return score(localizer, cohort, conventions)
+    monkeypatch.setattr(studies, 'score_localizer', spy)
+    first = convention_scores(copy, phantom, SOME[:2])
+    localizers = len(copy.arms)*copy.seeds + len(TRIVIAL) + 1
+    assert asked == [list(SOME[:2])]*localizers and len(list((copy.folder/'conventions').iterdir())) == localizers
+    before = times(copy.folder)
+    equal(convention_scores(copy, phantom, SOME[:2]), first)
+    equal(convention_scores(Run(copy.folder), phantom, SOME[:1]), first[first.key == SOME[0].key].reset_index(drop=True))
+    assert times(copy.folder) == before and len(asked) == localizers
+    more = convention_scores(copy, phantom, SOME)
+    assert asked[localizers:] == [list(SOME[2:])]*localizers                                        # only what is missing
+    equal(more[more.key.isin(first.key)].reset_index(drop=True)[list(first)], first)
+    assert set(more.key) == {c.key for c in SOME} and not list(copy.folder.rglob('*.part'))
+
+def test_a_run_without_validation_regions_is_not_tuned(copy, phantom):
+    none = altered(phantom, rois=phantom.rois[~phantom.rois.image_id.isin(phantom.split('valid').items.image_id)])
+    assert set(convention_scores(copy, none, (Convention(), TUNED)).key) == {Convention().key}
+
+def test_conventions_of_a_transfer(moved, phantom, tmp_path):
+    "Are compared with the same arm as everything else of that run"
+    run = Run(shutil.copytree(moved.folder, tmp_path/'copy'))
+    t = convention_table(run, phantom, SOME[:1])
+    assert set(t.arm) == {'from out-of-fold'}
+    mine = run.per_seed().query("arm == 'from baseline'").iou.mean()
+    assert t.mean_baseline[t.metric == 'iou'].tolist() == pytest.approx([mine], abs=2e-3)
+
+def test_several_units_at_a_time(copy, phantom, tmp_path):
+    twin = Run(shutil.copytree(copy.folder, tmp_path/'twin'))
+    a, b = convention_scores(copy, phantom, SOME[:1]), convention_scores(twin, phantom, SOME[:1], n_jobs=2)
+    pd.testing.assert_frame_equal(a, b, atol=1e-3, rtol=0)                                          # another number of threads may round otherwise
+
+def table(*rows): # arm, difference, better, finding
+    return pd.DataFrame([dict(convention=f'c{i}', arm=a, metric='fpr', difference=d, better=d < 0, finding=f) for i, (a, d, f) in enumerate(rows)])
+
+def test_flips_are_counted():
+    t = table(('x', -.1, 'improves'), ('x', -.2, 'no difference found'), ('x', .1, 'gets worse'), ('x', 0., 'no difference found'), ('x', .2, 'out of reach'), ('y', np.nan, 'no values'))
+    f = flips(t).set_index('arm')
+    assert f.loc['x', ['better', 'worse', 'significantly better', 'significantly worse', 'conventions']].tolist() == [2, 2, 1, 1, 5]
+    assert f.loc['y', ['better', 'worse', 'conventions']].tolist() == [0, 0, 1]
+
+def test_conventions_are_shown(copy, phantom):
+    ax = show_conventions(convention_table(copy, phantom, SOME[:2]), 'fpr')
+    assert [t.get_text() for t in ax.get_yticklabels()] == ['default', 'rule otsu'] and re.search('FPR.*lower is better', ax.get_xlabel())
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['MMPKD (out-of-fold)']
