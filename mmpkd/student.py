@@ -196,7 +196,7 @@ class Report(Callback):
     def __init__(self, f): self.f = f
     def after_epoch(self): self.f()
 
-# %% ../nbs/20_student.ipynb #9f62ff7e
+# %% ../nbs/20_student.ipynb #88dcc6da
 def train_student(
     cohort:Cohort, # With a training and a validation split
     pixels:Pixels, # Its pixel cache; its size is the student's
@@ -223,8 +223,6 @@ def train_student(
     precision = precision_for(precision, device)
     set_seed(seed, reproducible=True)
     model = create_student(len(cohort.labels), pixels.size, weights, arch, **arch_kwargs)
-    if device == 'cpu':
-        for block in model.blocks: block.attn.fused_attn = False    # the same sums, a third faster in bfloat16 at 160 px: tests/bench
     student = Student(model, dict(labels=cohort.labels, task=cohort.task, size=pixels.size, arch=arch, arch_kwargs=arch_kwargs))
     start = attention_weights(model)
     set_seed(seed, reproducible=True)
@@ -234,11 +232,15 @@ def train_student(
     cbs = [SoftLabels()] + [autocast] * (precision == 'bf16') + ([Report(after_epoch)] if after_epoch else [])
     learn = Learner(dls, model, loss, partial(Adam, decouple_wd=True), cbs=cbs, wd=wd,
                     metrics=AccumMetric(auroc, to_np=True, flatten=False, name='auroc'))
+    plain = [b.attn for b in model.blocks if device == 'cpu' and getattr(b.attn, 'fused_attn', False)]   # the same sums, a third faster there in bfloat16 at 160 px
     try:
+        for attn in plain: attn.fused_attn = False
         if show_training: learn.fit_one_cycle(epochs, lr)
         else:
             with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
-    finally: autocast.leave()                                       # also after a fault inside a batch
+    finally:
+        autocast.leave()                                            # also after a fault inside a batch
+        for attn in plain: attn.fused_attn = True
     if torch.equal(start, attention_weights(model)): raise RuntimeError('the attention weights did not move; is the body of the model frozen?')
     student.history = pd.DataFrame(list(learn.recorder.values), columns=['train_loss', 'valid_loss', 'auroc'])
     return student
