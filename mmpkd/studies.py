@@ -196,7 +196,7 @@ def show_reliability(
     ax.set(xlabel='rank correlation between the maps of two seeds')
     return ax
 
-# %% ../nbs/41_studies.ipynb #3739a9b0
+# %% ../nbs/41_studies.ipynb #158856e7
 def _scored(path, conventions, score):
     "Scores under each convention, kept in one file; only what is missing is computed"
     kept = pd.read_parquet(path) if path.is_file() else pd.DataFrame(dict(key=pd.Series(dtype=str)))
@@ -217,7 +217,7 @@ def convention_scores(
     "Scores of all units and of the trivial localizers under each convention"
     pixels, c = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True), run.config
     cohort = cohort.take([k for k in cohort.items.image_id if k not in set(pixels.unreadable.image_id)])
-    if run.environments[0]['data']['tables'] != cohort.fingerprint(): raise ValueError(f"this cohort is not the one of the run in {run.folder}")
+    if set(run.labels('test').index) != set(cohort.split('test').items.image_id): raise ValueError(f'this cohort has other test images than the run in {run.folder}')
     if not len(cohort.split('valid').rois): conventions = [k for k in conventions if k.rule != 'tuned']
     def unit(arm, seed, folder):
         student = Student.load(folder)
