@@ -38,18 +38,16 @@ def softmax_qk(
     q, k, _ = attn.qkv(x).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)   # (B, heads, N, d) each
     return (attn.q_norm(q)*attn.scale @ attn.k_norm(k).transpose(-2, -1)).softmax(dim=-1)
 
-# %% ../nbs/21_attention.ipynb #71079e14
-def _whole(n): return isinstance(n, (int, np.integer)) and not isinstance(n, bool)
-
+# %% ../nbs/21_attention.ipynb #12c24492
 def _blocks(model, layer=-1, heads='mean'): # All blocks, and the index of block `layer`
     blocks, grid = getattr(model, 'blocks', None), getattr(getattr(model, 'patch_embed', None), 'grid_size', None)
     plain = isinstance(blocks, nn.Sequential|nn.ModuleList) and len(blocks) and all(isinstance(getattr(b, 'attn', None), Attention) for b in blocks)
     if not plain or grid is None:
         raise ValueError(f'{type(model).__name__} has no blocks with the attention of a plain vision transformer')
-    if not _whole(layer) or not -len(blocks) <= layer < len(blocks): raise ValueError(f'layer must be between {-len(blocks)} and {len(blocks)-1}, not {layer!r}')
-    n = min(b.attn.num_heads for b in blocks)
-    if not (heads in ('mean', 'max') if isinstance(heads, str) else _whole(heads) and 0 <= heads < n):
-        raise ValueError(f"heads must be 'mean', 'max' or the number of a head, 0 to {n-1}, not {heads!r}")
+    pool, n = getattr(model, 'global_pool', 'token'), min(b.attn.num_heads for b in blocks)
+    if pool not in ('token', 'avg'): raise ValueError(f"global_pool must be 'token' or 'avg', so that the head reads the class token or the mean of the patches, not {pool!r}")
+    if isinstance(layer, bool) or layer not in range(-len(blocks), len(blocks)): raise ValueError(f'layer must be between {-len(blocks)} and {len(blocks)-1}, not {layer!r}')
+    if isinstance(heads, bool) or heads not in ('mean', 'max', *range(n)): raise ValueError(f"heads must be 'mean', 'max' or the number of a head, 0 to {n-1}, not {heads!r}")
     return blocks, int(layer) % len(blocks)
 
 # %% ../nbs/21_attention.ipynb #cbd202a0
@@ -78,7 +76,7 @@ def attention(
         model(x)
     return softmax_qk(attn, caught[0]).float()
 
-# %% ../nbs/21_attention.ipynb #ff1547e7
+# %% ../nbs/21_attention.ipynb #907f2405
 def _on_grid(model, a): # (B, N, N) or (B, heads, N, N) -> (B, g, g) or (B, heads, g, g)
     p = model.num_prefix_tokens
     reads_class = getattr(model, 'cls_token', None) is not None and getattr(model, 'global_pool', 'token') == 'token'
@@ -86,7 +84,7 @@ def _on_grid(model, a): # (B, N, N) or (B, heads, N, N) -> (B, g, g) or (B, head
     return rows.unflatten(-1, model.patch_embed.grid_size)
 
 def _fuse(a, heads): # (B, heads, ...) -> (B, ...)
-    return a.mean(dim=1) if heads == 'mean' else a.amax(dim=1) if heads == 'max' else a[:, heads]
+    return a.mean(dim=1) if heads == 'mean' else a.amax(dim=1) if heads == 'max' else a[:, int(heads)]
 
 # %% ../nbs/21_attention.ipynb #167f77d3
 def cls_attention(
@@ -126,14 +124,13 @@ def rollout(
         model(x)
     return _on_grid(model, R[0])
 
-# %% ../nbs/21_attention.ipynb #a198898f
+# %% ../nbs/21_attention.ipynb #b1a1f0bb
 def _gradients(model, x, target, watch, fused=True): # What `watch` catches, and the gradients of the target's logits with respect to it
     caught = []
     with _borrowed(model) as hooks, torch.inference_mode(False), torch.enable_grad():
         for b in model.blocks: b.attn.fused_attn &= fused
         hooks += watch(caught.append)
         z = model(x.clone().detach().requires_grad_())        # (B, C); x is a leaf, so that frozen weights do no harm
-        if z.ndim != 2: raise ValueError(f'{type(model).__name__} answers in the shape {tuple(z.shape)}; (images, classes) is needed')
         c = z.argmax(dim=1) if target is None else torch.as_tensor(target, device=z.device).expand(len(z))
         grads = torch.autograd.grad(z.gather(1, c[:, None]).sum(), caught)
     return [a.detach().float() for a in caught], [g.float() for g in grads]
@@ -241,7 +238,7 @@ def patch_maps(
     else: m = gradcam(model, x, layer, target)
     return m if artefacts == 'keep' else mend(m, outlier_tokens(model, x, layer), artefacts)
 
-# %% ../nbs/21_attention.ipynb #dd11548e
+# %% ../nbs/21_attention.ipynb #ac7c8166
 def check_maps(
     model:nn.Module, # Need not be trained
     size:int, # Side of its images, in pixels
@@ -251,14 +248,14 @@ def check_maps(
     artefacts:str='keep', # What is done to outlying patches
     target:str=None, # One of `labels`
     labels=() # Labels of the classes
-):
+) -> None: # Nothing: the map is thrown away
     "Make one map of a black image; raises a `ValueError` that names the argument which does not fit"
     _check(model, method, layer, heads, artefacts, target, labels)
     x = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     try: patch_maps(model, x, method, layer, heads, artefacts, None if target is None else list(labels).index(target))
     except (AssertionError, RuntimeError) as e: raise ValueError(f'{type(model).__name__} gives no map by {method!r} of an image of size {size}: {e}') from e
 
-# %% ../nbs/21_attention.ipynb #6961195d
+# %% ../nbs/21_attention.ipynb #8f4e5a73
 class AttentionMaps:
     "Maps on the patch grid, and the way back to the original pixels"
     def __init__(self,
@@ -273,7 +270,7 @@ class AttentionMaps:
     def __repr__(self): return f'AttentionMaps: {len(self)} on a {self.maps.shape[1]} x {self.maps.shape[2]} grid'
 
     def heat(self,
-        image_id:str,
+        image_id:str, # One of `image_ids`
         interpolation:str='bilinear' # As in `Geometry.map_to_original`
     ) -> np.ndarray: # (h, w)
         "The map of one image, in original pixels"
@@ -289,12 +286,16 @@ class AttentionMaps:
     @classmethod
     def load(cls,
         path:str|PathLike # What `save` wrote
-    ):
+    ): # `AttentionMaps`
         "Maps from a file; nothing is unpickled"
         with np.load(path) as f: return cls(f['maps'], [str(k) for k in f['image_ids']], [Geometry(*map(int, g)) for g in f['hws']])
 
-# %% ../nbs/21_attention.ipynb #ac90ef51
-def _batch_size(method): return 64 if method in ('attention', 'rollout') else 16
+# %% ../nbs/21_attention.ipynb #48c7f4f0
+def _maps(student, pixels, ids, classes, method, bs=None, **how):
+    "(N, g, g); `classes` is None, or the number of a class for each image"
+    bs = bs or (64 if method in ('attention', 'rollout') else 16)
+    batches = enumerate(student.batches(pixels, ids, bs))
+    return torch.cat([patch_maps(student.model, x, method, target=None if classes is None else classes[i*bs:i*bs+len(x)], **how).cpu() for i, x in batches]).numpy()
 
 def attention_maps(
     student:Student, # A trained student
@@ -306,14 +307,13 @@ def attention_maps(
     artefacts:str='keep', # One of `ARTEFACTS`
     target:str=None, # Label of the class to be explained; None for the likeliest of each image; attention and rollout ignore it
     bs:int=None # Images per batch; 64, or 16 where gradients are needed
-) -> AttentionMaps:
+) -> AttentionMaps: # One map per image, in the order of `image_ids`
     "Maps of these images by any method; raises a `ValueError` that names the argument which does not fit"
-    ids = list(image_ids)
+    ids, how = list(image_ids), dict(method=method, layer=layer, heads=heads, artefacts=artefacts)
     if not ids: raise ValueError('image_ids is empty; there is nothing to look at')
-    _check(student.model, method, layer, heads, artefacts, target, student.labels)
-    how = dict(method=method, layer=layer, heads=heads, artefacts=artefacts, target=None if target is None else student.labels.index(target))
-    maps = [patch_maps(student.model, x, **how).cpu() for x in student.batches(pixels, ids, bs or _batch_size(method))]
-    return AttentionMaps(torch.cat(maps).numpy(), ids, [pixels.geometry(k) for k in ids])
+    _check(student.model, **how, target=target, labels=student.labels)
+    classes = None if target is None else np.full(len(ids), student.labels.index(target))
+    return AttentionMaps(_maps(student, pixels, ids, classes, bs=bs, **how), ids, [pixels.geometry(k) for k in ids])
 
 # %% ../nbs/21_attention.ipynb #5e29b4f2
 def _ranked(m): # (n, patches) -> its ranks, each row centred and of length 1, or 0 if flat
@@ -356,15 +356,10 @@ def _fresh(student, seed): # Random weights as at the start of a training, witho
         return create_student(len(student.labels), student.size, 'none', c['arch'], **c['arch_kwargs']).state_dict()
     finally: torch.random.set_rng_state(drawn)
 
-# %% ../nbs/21_attention.ipynb #bbe2e7a6
+# %% ../nbs/21_attention.ipynb #735b673a
 def _chosen(student, pixels, ids, target): # Number of the class to be explained, for each image
     if target is not None: return np.full(len(ids), student.labels.index(target))
     return student.predict(pixels, ids).to_numpy().argmax(axis=1)
-
-def _maps(student, pixels, ids, classes, method, **how): # (N, g, g)
-    bs = _batch_size(method)
-    batches = enumerate(student.batches(pixels, ids, bs))
-    return torch.cat([patch_maps(student.model, x, method, target=classes[i*bs:i*bs+len(x)], **how).cpu() for i, x in batches]).numpy()
 
 def _sd(a): return a.std(axis=0, ddof=1) if len(a) > 1 else np.full(a.shape[1], np.nan)
 
@@ -418,11 +413,11 @@ def show_randomisation(
     ax.set(ylim=(-1.05, 1.05), xlabel='random from the head down to', ylabel='rank correlation')
     return ax
 
-# %% ../nbs/21_attention.ipynb #e215d66b
+# %% ../nbs/21_attention.ipynb #d21a1cb8
 def chance_overlap(
     n:int, # Patches
     k:int # Hottest ones
-) -> float:
+) -> float: # Above 0; 1 if `k` is `n`
     "Expected intersection over union of two random sets of `k` of `n`"
     i = np.arange(k+1)
     return float((hypergeom.pmf(i, n, k, k)*i/(2*k - i)).sum())

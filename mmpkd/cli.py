@@ -26,7 +26,7 @@ from rich.table import Table
 
 from . import __version__
 
-# %% ../nbs/43_cli.ipynb #ccfa6300
+# %% ../nbs/43_cli.ipynb #c7fc7359
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings=dict(help_option_names=['-h', '--help']),
                   help='Multimodal privileged knowledge distillation: does information that exists only in training help an image model to find the lesion?')
 run_app = typer.Typer(no_args_is_help=True, help='Baseline against MMPKD on a data set: teacher, soft labels, students, attention, scores, report.')
@@ -36,7 +36,8 @@ phantom_app = typer.Typer(no_args_is_help=True, help='Synthetic data in the layo
 grid_app = typer.Typer(no_args_is_help=True, help='λ and T: the choice by validation AUROC, and prediction against localization.')
 quality_app = typer.Typer(no_args_is_help=True, help='Teachers that learned from more and more patients, and their students.')
 transfer_app = typer.Typer(no_args_is_help=True, help='Go on training the students of another run on a data set, without a teacher.')
-for name, part in dict(run=run_app, grid=grid_app, quality=quality_app, transfer=transfer_app, audit=audit_app, teacher=teacher_app, phantom=phantom_app).items(): app.add_typer(part, name=name)
+for name, part in dict(run=run_app, grid=grid_app, quality=quality_app, transfer=transfer_app, audit=audit_app, teacher=teacher_app, phantom=phantom_app).items():
+    app.add_typer(part, name=name)
 console = Console()
 
 def _version(value:bool):
@@ -72,7 +73,7 @@ def print_run(
     for text in [*run.verdicts().values(), *caveats(run)]: console.print(text, highlight=False)
     console.print(f'\nReport: {page}', highlight=False, soft_wrap=True)
 
-# %% ../nbs/43_cli.ipynb #11976fad
+# %% ../nbs/43_cli.ipynb #190d6bb3
 def finish(
     cohort, # The `Cohort`
     config:dict, # From `make_config`
@@ -90,7 +91,10 @@ def finish(
     from mmpkd.report import write_report
     names = arms_for(config['teacher']) if arms == 'all' else [a.strip() for a in arms.split(',')]
     run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable)
-    print_run(run, write_report(run, cohort, CONVENTIONS if report else (), jobs))
+    print_run(run, write_report(run, cohort))
+    if not report: return
+    console.print('The rest of the report takes the students once more ...')
+    write_report(run, cohort, CONVENTIONS, jobs)
 
 # %% ../nbs/43_cli.ipynb #557c62ab
 Root = Annotated[Path, typer.Option(help='The folder you downloaded.')]
@@ -105,7 +109,7 @@ def busbra(
     from mmpkd.busbra import busbra_cohort
     return busbra_cohort(root, test_fold, valid_fold, shape)
 
-# %% ../nbs/43_cli.ipynb #bc577426
+# %% ../nbs/43_cli.ipynb #edb83e25
 def mimic(
     root:Root,
     reports:Annotated[Path|None, typer.Option(help='Folder with the reports, if they are not below root (the JPG release has none).')]=None,
@@ -125,7 +129,8 @@ def mimic(
 ):
     "MIMIC-CXR, chest radiographs: the report is privileged."
     from mmpkd.mimic import MASKED_TERMS, mimic_cohort
-    return mimic_cohort(root, label or None, rois or None, reports, tables, missing=missing, test_labels=test_labels, views=tuple(view or ('PA', 'AP')), certainty=certainty, label_file=label_file, uncertain=uncertain, blank=blank, roi_patients=roi_patients, section=section,
+    return mimic_cohort(root, label or None, rois or None, reports, tables, missing=missing, test_labels=test_labels, views=tuple(view or ('PA', 'AP')),
+                        certainty=certainty, label_file=label_file, uncertain=uncertain, blank=blank, roi_patients=roi_patients, section=section,
                         mask_terms=MASKED_TERMS if mask_labels else None)
 
 # %% ../nbs/43_cli.ipynb #bab3f442
@@ -155,7 +160,7 @@ def print_columns(
     for r in kinds.itertuples(): table.add_row(r.Index, roles[r.Index], r.kind, str(r.values), f'{r.missing:.1%}')
     Console(width=max(console.width, 100)).print(table)
 
-# %% ../nbs/43_cli.ipynb #7007d4cf
+# %% ../nbs/43_cli.ipynb #691aeb7a
 def table(
     table:Annotated[Path, typer.Option(help='One row per image: .csv, .tsv (also .gz) or .parquet.')],
     label:Annotated[list[str], typer.Option(help='Label column (0, 1 or blank); may be given several times. With --task multiclass: the one column that names the class.')],
@@ -179,11 +184,11 @@ def table(
     from mmpkd.images import mask_rois
     from mmpkd.mimic import mask_labels
     if boxes and masks: raise ValueError('where are the lesions? Give --boxes FILE or --masks COLUMN, one of them')
-    if not (text or tabular): raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both')
     if masks and (len(label) > 1 or task != 'multilabel'): raise ValueError('--masks goes with one 0/1 label; with several classes give --boxes FILE, which may have a column mask')
     items = read_table(table, (image_id, patient))
     split = split or ('split' if 'split' in items else None)
-    roles = {image_id: 'image name', patient: 'patient', image: 'image path'} | {c: 'label' for c in label} | ({split: 'split'} if split else {}) | ({text: 'report'} if text else {}) | {c: 'metadata' for c in tabular or ()} | ({masks: 'mask path'} if masks else {})
+    roles = {image_id: 'image name', patient: 'patient', image: 'image path'} | {c: 'label' for c in label} | {c: 'metadata' for c in tabular or ()}
+    roles |= {c: role for c, role in ((split, 'split'), (text, 'report'), (masks, 'mask path')) if c}
     need_columns(items, [*roles], table.name)
     print_columns(items, roles)
     if not split: console.print(f'No split is given: one is made by patients, {valid:.0%} for validation and {test:.0%} for testing (seed {split_seed}).', highlight=False)
@@ -191,10 +196,13 @@ def table(
     if hide and text: items = items.assign(**{text: [mask_labels(r, dict(hidden=hide)) if isinstance(r, str) else r for r in items[text]]})
     return Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem, valid, test, split_seed)
 
-# %% ../nbs/43_cli.ipynb #bae8aa7d
+# %% ../nbs/43_cli.ipynb #56f9e226
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
-Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-bag (forests), out-of-fold; the controls label-smoothing, class-mean, shuffled, permuted, self-distillation; or 'all'. An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'.")]
-Report = Annotated[bool, typer.Option('--report', help='The whole report: also under other conventions, agreement between seeds, and whether the maps depend on what was learned. Takes longer.')]
+Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-bag (forests), out-of-fold; "
+                                        "the controls label-smoothing, class-mean, shuffled, permuted, self-distillation; or 'all'. "
+                                        "An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'.")]
+Report = Annotated[bool, typer.Option('--report', help='The whole report: also under other conventions, agreement between seeds, '
+                                                       'and whether the maps depend on what was learned. Takes longer.')]
 Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold'.")]
 ConventionText = Annotated[str, typer.Option('--convention', help="How maps are read and scored, where it differs from the default, such as 'rule=otsu layer=-2 artefacts=mask'.")]
 Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
@@ -214,11 +222,12 @@ Tau = Annotated[float|None, typer.Option(help='Boxes are drawn around attention 
 Jobs = Annotated[int, typer.Option(min=1, help='Students trained at a time, each with its share of the cores; 1 on a GPU.')]
 SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out images that cannot be decoded, and count them in the report; without it they are an error.')]
 
-# %% ../nbs/43_cli.ipynb #9d4580a2
+# %% ../nbs/43_cli.ipynb #196d4a5f
 def auto_teacher(
     cohort # A `Cohort`
 ) -> str:
     "The teacher for what is privileged in this cohort"
+    if not (cohort.text or cohort.tabular): raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both')
     return 'stacked' if cohort.text and cohort.tabular else 'bow' if cohort.text else 'forest'
 
 # %% ../nbs/43_cli.ipynb #72a811b7
@@ -240,7 +249,7 @@ def read_convention(
     if words := [k for k in ('tau', 'min_area') if isinstance(out.get(k), str)]: raise ValueError(f'--convention: {words[0]} must be a number, not {out[words[0]]!r}')
     return out
 
-# %% ../nbs/43_cli.ipynb #3bdf82cc
+# %% ../nbs/43_cli.ipynb #c36de639
 def training_config(
     cohort, # The `Cohort`, for the teacher 'auto'
     data:dict, # How the cohort was made, for the record
@@ -265,8 +274,8 @@ def training_config(
     from mmpkd.experiment import make_config
     try: T = temperature if temperature == 'valid' else float(temperature)
     except ValueError: raise ValueError(f"--temperature must be a number or 'valid', not {temperature!r}") from None
-    return make_config(auto_teacher(cohort) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset, lam, T, matched, size, epochs, lr, bs=bs, augment=augment,
-                       weights=weights, precision=precision, convention=({} if tau is None else dict(tau=tau)) | read_convention(convention), data=data, **more)
+    return make_config(auto_teacher(cohort) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset, lam, T, matched,
+                       size, epochs, lr, bs=bs, augment=augment, weights=weights, precision=precision, convention=({} if tau is None else dict(tau=tau)) | read_convention(convention), data=data, **more)
 
 # %% ../nbs/43_cli.ipynb #ce70ff5a
 def run(
@@ -326,7 +335,7 @@ def quality(
     print_table(write_study(run, 'quality', quality_table(run), show_quality(run)), 'The teacher out of fold, and its students')
     console.print(f'\nReport: {write_report(run, cohort)}', highlight=False, soft_wrap=True)
 
-# %% ../nbs/43_cli.ipynb #306a2c0a
+# %% ../nbs/43_cli.ipynb #381e6bcf
 def transfer(
     load, # Makes the cohort
     config, # Makes the settings
@@ -341,7 +350,7 @@ def transfer(
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import show_transfer, transfer, transfer_table
     source, cohort = Run(start), load()
-    run = transfer(source, cohort, out, config(cohort, start=str(start)), seeds, n_jobs=jobs, skip_unreadable=skip_unreadable)
+    run = transfer(source, cohort, out, config(cohort, start=str(start), teacher=source.config['teacher']), seeds, n_jobs=jobs, skip_unreadable=skip_unreadable)
     print_table(write_study(run, 'transfer', transfer_table(run), show_transfer(run)), f"From {source.asked['cohort']} to {cohort.name}")
     for text in run.verdicts().values(): console.print(text, highlight=False)
     console.print(f'\nReport: {write_report(run, cohort)}', highlight=False, soft_wrap=True)

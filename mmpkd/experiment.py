@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/experiment.html.md"""
 # %% auto #0
 __all__ = ['make_config', 'environment', 'write_text', 'run_unit', 'keep_maps', 'write_table', 'run_experiment', 'Run']
 
-# %% ../nbs/40_experiment.ipynb #577fe132
+# %% ../nbs/40_experiment.ipynb #7288f30d
 import hashlib, json, platform, shutil, subprocess, sys, time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -28,11 +28,12 @@ from .arms import arm_labels, arm_title, is_control, read_arm
 from .attention import attention_maps, check_maps
 from .cohort import Cohort
 from .images import Pixels, cache_pixels, check_regions
+from .intervals import differences
 from .localization import Convention, truth_of
 from .localizers import score_localizer, student_localizer, trivial_localizers
 from .losses import DistillationLoss
 from .soft_labels import CONTROLS, HOW, best_temperature, image_logits, soften, training_logits
-from .statistics import SCORES, compare_arms, differences, per_run, sign_flip, verdict
+from .statistics import SCORES, compare_arms, per_run, sign_flip, verdict
 from .student import VIT_TINY, Student, augmentation, best_device, create_student, precision_for, train_student
 from .teachers import TEACHERS, evidence, macro_auroc, make_teacher, save_teacher
 
@@ -218,13 +219,15 @@ def _unit_inputs(arm, seed, soft, cohort, pixels, config, out):
 
 def _start(config, arm, seed): return Path(config['start'])/'units'/_folder(arm)/f'seed-{seed}'/'student.safetensors'
 
-# %% ../nbs/40_experiment.ipynb #97efa3f7
+# %% ../nbs/40_experiment.ipynb #0d6d858e
 def _check_arms(arms, seeds, config):
     "Find out before any work whether each arm can be run; raises a `ValueError` that names it"
     kinds = {arm: read_arm(arm)[0] for arm in arms}
     if 'baseline' not in arms or len(arms) < 2: raise ValueError(f"arms must be 'baseline' and at least one other, not {', '.join(arms)}")
     asked = {*kinds.values()} | ({config['matched']} if {*kinds.values()} & {*CONTROLS} else set())
-    if 'out-of-bag' in asked and not hasattr(TEACHERS[config['teacher']], 'oob_logits'): raise ValueError(f"the teacher {config['teacher']!r} has no out-of-bag predictions; take 'out-of-fold'{'' if 'out-of-bag' in kinds.values() else ', here in `matched`, for the controls'}")
+    if 'out-of-bag' in asked and not hasattr(TEACHERS[config['teacher']], 'oob_logits'):
+        where = '' if 'out-of-bag' in kinds.values() else ', here in `matched`, for the controls'
+        raise ValueError(f"the teacher {config['teacher']!r} has no out-of-bag predictions; take 'out-of-fold'{where}")
     for arm, kind in kinds.items():
         lam = read_arm(arm)[1].get('lam')
         if lam is not None: DistillationLoss(lam)                                                       # checks it

@@ -56,18 +56,22 @@ def to_markdown(
     lines = [list(t.columns), ['---']*t.shape[1], *t.to_numpy().tolist()]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
-# %% ../nbs/42_report.ipynb #46c36f88
+# %% ../nbs/42_report.ipynb #7355db72
 def table_note(
     run:Run # A finished run
 ) -> str:
     "What the table shows, in one paragraph"
     c, n = run.config['convention'], len(run.labels('test'))
     images = run.scores().image_id.nunique()
+    own = Convention(**c) if Convention(**c) != Convention() else 'nothing'
     return (f"{run.asked['cohort']}: mean ± standard deviation over {run.seeds} seed{'s' if run.seeds > 1 else ''}; {n} test images, {images} of them with a region of interest. "
-            f"AUROC: prediction, mean over classes. Pixel AUROC: attention against the lesion, mean over images. IoU: best-matching box of each image, 0 where none was predicted. "
-            f"FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
-            f"All in original pixels. Maps: {c['method']}, block {c['layer']}, heads {c['heads']}, artefacts {c['artefacts']}, {c['interpolation']} interpolation. Boxes: {Convention(**c).cut}. Truth: {c['truth']}. Differs from the default convention in: {Convention(**c) if Convention(**c) != Convention() else 'nothing'}. "
-            f"** significantly better than the baseline, †† significantly worse (Mann-Whitney U, exact, 0.05; Holm over the localization tests, controls apart; AUROC uncorrected). "
+            "AUROC: prediction, mean over classes. Pixel AUROC: attention against the lesion, mean over images. "
+            "IoU: best-matching box of each image, 0 where none was predicted. "
+            "FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
+            f"All in original pixels. Maps: {c['method']}, block {c['layer']}, heads {c['heads']}, artefacts {c['artefacts']}, {c['interpolation']} interpolation. "
+            f"Boxes: {Convention(**c).cut}. Truth: {c['truth']}. Differs from the default convention in: {own}. "
+            "** significantly better than the baseline, †† significantly worse "
+            "(Mann-Whitney U, exact, 0.05, over seeds on these images; Holm over the localization tests, controls apart; AUROC uncorrected). "
             f"The teacher is the same in all seeds. The last rows are trivial localizers, for which no student was trained.")
 
 # %% ../nbs/42_report.ipynb #be7c885e
@@ -204,7 +208,7 @@ def more_findings(
 
 def _html_table(t): return f'<div class="wide">{t.round(4).to_html(border=0, na_rep="–", index=not isinstance(t.index, pd.RangeIndex))}</div>'
 
-# %% ../nbs/42_report.ipynb #959f27c2
+# %% ../nbs/42_report.ipynb #d2f50c70
 def report_html(
     run:Run, # A finished run
     figures:dict, # {caption: figure}
@@ -213,7 +217,7 @@ def report_html(
     "The whole report as one page"
     p = lambda text, c='': f'<p class="{c}">{html.escape(text)}</p>'
     teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
-    tables = {'Differences from the baseline, with seeds and patients drawn anew': run.intervals(), 'Tests': run.comparison().drop(columns='better')} | (tables or {})
+    tables = {'Differences from the baseline, with seeds and patients drawn anew (95 % each; p not corrected for their number)': run.intervals(), 'Tests': run.comparison().drop(columns='better')} | (tables or {})
     parts = [f"<h1>Does privileged information help on {html.escape(run.asked['cohort'])}?</h1>",
              *[p(v, 'verdict') for v in run.verdicts().values()],
              '<h2>Table 1</h2>', table1(run).reset_index().to_html(index=False, border=0), p(table_note(run), 'note'),

@@ -47,7 +47,7 @@ def worst_of(
     else: worst = at_most.assign(**{p.columns[-1]: 1.}).diff(axis=1).fillna(at_most.iloc[:, :1])
     return worst.reindex(of.unique()).rename_axis(of.name)
 
-# %% ../nbs/11_soft_labels.ipynb #bf9fa0c2
+# %% ../nbs/11_soft_labels.ipynb #fda92b82
 HOW = ('in-sample', 'out-of-bag', 'out-of-fold')
 
 def pool_parts(
@@ -67,6 +67,7 @@ def image_logits(
     z = teacher.logits(evidence(cohort))
     return z if cohort.parts is None else pool_parts(z, cohort)
 
+# %% ../nbs/11_soft_labels.ipynb #3ff548c8
 def training_logits(
     teacher:Teacher, # Fitted on `evidence(cohort)`
     cohort:Cohort, # Training images
@@ -122,8 +123,8 @@ def reliability(
     which = np.searchsorted(np.linspace(0, 1, int(bins) + 1)[1:-1], p)
     return pd.DataFrame(dict(p=p, y=y)).groupby(which).agg(**{'n': ('p', 'size'), 'mean p': ('p', 'mean'), 'prevalence': ('y', 'mean')}).rename_axis('bin')
 
-# %% ../nbs/11_soft_labels.ipynb #aeb7ac3c
-def _same_images(y, p, name, task='multilabel'): # Checked hard labels, in the order of the images and classes of `p`
+# %% ../nbs/11_soft_labels.ipynb #8059e8f6
+def _labels_like(y, p, name, task='multilabel'): # (N, C) checked hard labels, in the order of the images and classes of `p`
     for t, what in ((y, 'y'), (p, name)):
         if not t.index.is_unique: raise ValueError(f'{what} has image {t.index[t.index.duplicated()][0]!r} more than once')
     if sorted(y.columns) != sorted(p.columns): raise ValueError(f'y and {name} must have the same classes, not {list(y)} and {list(p)}')
@@ -139,7 +140,7 @@ def calibration(
     bins:int=10 # Bins of equal width, for the ECE
 ) -> pd.DataFrame: # One row per class: 'n', 'prevalence', 'mean p', 'log loss', 'Brier', 'ECE'; 'multiclass' as one against the rest
     "Is the teacher as sure as it should be? Blank labels and images without an answer are passed over"
-    y = _same_images(y, p, 'p')
+    y = _labels_like(y, p, 'p')
     def row(c):
         truth, said = _known_pairs(y[c], p[c], bins)
         if not len(said): return dict(n=0)
@@ -150,7 +151,7 @@ def calibration(
     out.attrs = dict(bins=int(bins))
     return out
 
-# %% ../nbs/11_soft_labels.ipynb #2dd0d604
+# %% ../nbs/11_soft_labels.ipynb #da859ca7
 def show_calibration(
     y:pd.DataFrame, # (N, C) hard labels, NaN where blank
     p:pd.DataFrame, # (N, C) probabilities of the same images
@@ -159,7 +160,7 @@ def show_calibration(
     title:str='' # Above the axes
 ): # The axes
     "Reliability diagram: a curve per class, larger dots for more images; below the diagonal, the teacher promises too much"
-    table, y = calibration(y, p, bins), _same_images(y, p, 'p')
+    table, y = calibration(y, p, bins), _labels_like(y, p, 'p')
     if ax is None: ax = plt.subplots(figsize=(3.2, 3.2))[1]
     ax.plot([0, 1], [0, 1], color='.7', lw=1)
     for c in table.index[table.n > 0]:
@@ -185,7 +186,7 @@ def _temperature_loss(z, y, task): # Mean cross-entropy as a function of log T, 
     wrong = np.where(y == 1, -z, z)                                           # the logit of the other answer
     return lambda t: float(np.logaddexp(0, wrong/np.exp(t)).mean())
 
-# %% ../nbs/11_soft_labels.ipynb #094e7ed5
+# %% ../nbs/11_soft_labels.ipynb #12e6e353
 def best_temperature(
     z:pd.DataFrame, # (N, C) logits of a teacher for images it was not trained on, such as `teacher.logits(valid)`; NaN where it has none
     y:pd.DataFrame, # (N, C) hard labels of the same images, NaN where blank
@@ -195,7 +196,7 @@ def best_temperature(
     "The temperature that makes `soften(z, T)` most likely to give `y`"
     low, high = bounds
     if not 0 < low < high < np.inf: raise ValueError(f'bounds must be two temperatures, the lower first and above 0, not {bounds}')
-    y = _same_images(y, z, 'z', task)
+    y = _labels_like(y, z, 'z', task)
     loss = _temperature_loss(z, y, task)
     if not np.isfinite(loss(0.)): raise ValueError('z is infinite for an image with the other hard label; no temperature can make up for that')
     ends = np.log([low, high])
@@ -232,7 +233,7 @@ def _among(s, groups, change): # `s` with the rows of each group replaced by `ch
     for g in np.unique(groups): out[groups == g] = change(out[groups == g])
     return out
 
-# %% ../nbs/11_soft_labels.ipynb #a27b528a
+# %% ../nbs/11_soft_labels.ipynb #7754e7b7
 CONTROLS = ('label-smoothing', 'class-mean', 'shuffled', 'permuted')
 
 def _check_soft(s, task):
@@ -251,7 +252,7 @@ def control_labels(
 ) -> pd.DataFrame: # (N, C) like `s`, and NaN where `s` is
     "Soft labels that resemble the teacher's, and know no more about an image than its hard label"
     if kind not in CONTROLS: raise ValueError(f'kind must be one of {", ".join(CONTROLS)}, not {kind!r}')
-    y = _same_images(y, s, 's', task)
+    y = _labels_like(y, s, 's', task)
     _check_soft(s, task)
     mine, theirs = s.sort_index(), y.sort_index()                             # the order of the rows must not matter
     rng = np.random.default_rng([seed, *kind.encode()])                        # not the stream of other things with this seed

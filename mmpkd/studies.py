@@ -9,7 +9,8 @@ __all__ = ['grid', 'grid_table', 'show_grid', 'sensitivity', 'show_pareto', 'qua
            'transfer', 'transfer_table', 'show_transfer', 'reliability', 'reliability_table', 'show_reliability',
            'convention_scores', 'convention_table', 'flips', 'show_conventions']
 
-# %% ../nbs/41_studies.ipynb #66e967fa
+# %% ../nbs/41_studies.ipynb #da484aaf
+import sys
 from itertools import product
 from os import PathLike
 
@@ -17,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from rich.progress import track
 
 from .arms import arm_title, read_arm
 from .attention import AttentionMaps, agreement
@@ -168,10 +170,10 @@ def show_transfer(
         ax.set_xticks(range(len(run.arms)), [_start_title(a) for a in run.arms], rotation=20, ha='right')
     return fig
 
-# %% ../nbs/41_studies.ipynb #ab8172fc
+# %% ../nbs/41_studies.ipynb #8f613ed4
 def reliability(
     run:Run # A finished run of at least two seeds
-) -> pd.DataFrame: # One row per arm and test image: 'spearman', 'overlap', 'pairs'
+) -> pd.DataFrame: # One row per arm and test image: `spearman`, `overlap` and what `chance` would give of it, `pairs` of seeds
     "Agreement of the attention maps of different seeds, image by image; raises a `ValueError` for a single seed"
     if run.seeds < 2: raise ValueError('the agreement between seeds needs at least two seeds; the run has one')
     maps = {arm: [AttentionMaps.load(run.unit(arm, seed)/'attention.npz') for seed in range(run.seeds)] for arm in run.arms}
@@ -196,7 +198,7 @@ def show_reliability(
     ax.set(xlabel='rank correlation between the maps of two seeds')
     return ax
 
-# %% ../nbs/41_studies.ipynb #158856e7
+# %% ../nbs/41_studies.ipynb #01030a85
 def _scored(path, conventions, score):
     "Scores under each convention, kept in one file; only what is missing is computed"
     kept = pd.read_parquet(path) if path.is_file() else pd.DataFrame(dict(key=pd.Series(dtype=str)))
@@ -226,7 +228,8 @@ def convention_scores(
     def trivial(kind, localizer):
         t = _scored(run.folder/'conventions'/f'{kind}.parquet', conventions, lambda todo: score_localizer(localizer, cohort, todo))
         return t.assign(arm=kind, seed=0)
-    parts = Parallel(n_jobs)(delayed(unit)(*u) for u in run.units())
+    units = Parallel(n_jobs, return_as='generator')(delayed(unit)(*u) for u in run.units())
+    parts = list(track(units, 'Scoring students again', len(run.units()), transient=True, disable=not sys.stderr.isatty()))
     parts += [trivial(*t) for t in trivial_localizers(cohort, pixels, c['weights'], c['arch'], c['arch_kwargs']).items()]
     return pd.concat(parts, ignore_index=True)
 

@@ -28,6 +28,17 @@ def altered(cohort, items=None, rois=None, **kwargs):
     return Cohort(cohort.items if items is None else items, cohort.labels, cohort.rois if rois is None else rois, **names | kwargs)
 
 
+def boxed(shapes, rois, splits=None):
+    "A cohort of boxes on images of these (h, w), and its geometries"
+    import pandas as pd
+    from mmpkd.cohort import Cohort
+    from mmpkd.images import Geometry
+    ids = [f'i{k}' for k in range(len(shapes))]
+    items = pd.DataFrame(dict(image_id=ids, patient_id=ids, split=splits or ['test']*len(ids), image=ids, y=1))
+    rows = [dict(image_id=f'i{k}', label='y', x0=b[0], y0=b[1], x1=b[2], y1=b[3]) for k, b in rois]
+    return Cohort(items, ['y'], pd.DataFrame(rows)), ids, [Geometry(h, w, 32) for h, w in shapes]
+
+
 def times(folder):
     "When each file of a folder was written"
     return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in Path(folder).rglob('*') if p.is_file()}

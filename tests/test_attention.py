@@ -206,9 +206,13 @@ def test_models_that_are_not_plain(make, method):
 def test_a_wrong_size_is_named(method):
     with pytest.raises(ValueError, match='size 40'): check_maps(small(), 40, method)
 
-def test_a_model_without_pooled_logits():
-    model = small(class_token=False, global_pool='', fc_norm=False)
-    with pytest.raises(ValueError, match=r'in the shape \(1, 16, 2\)'): check_maps(model, 32, 'gradient')
+@pytest.mark.parametrize('kwargs', [dict(global_pool='map'), dict(global_pool='max'), dict(global_pool='avgmax'), dict(global_pool='', fc_norm=False)], ids=lambda k: k['global_pool'] or 'none')
+@pytest.mark.parametrize('method', METHODS)
+def test_heads_that_read_something_else(kwargs, method):
+    "No rows of the attention say what a maximum, or an attention of its own, takes from the patches"
+    model = small(class_token=False, **kwargs)
+    with pytest.raises(ValueError, match=f"^global_pool must be 'token' or 'avg', .* not '{kwargs['global_pool']}'"): check_maps(model, 32, method)
+    with pytest.raises(ValueError, match='^global_pool must be'): patch_maps(model, images(1), method)
 
 
 # The model is left as it was

@@ -11,7 +11,8 @@ import mmpkd
 from mmpkd.arms import ARMS
 from mmpkd.cli import app, main, read_convention, table
 from mmpkd.experiment import Run
-from mmpkd.localization import CONVENTIONS, TRIVIAL
+from mmpkd.localization import CONVENTIONS
+from mmpkd.localizers import TRIVIAL
 from mmpkd.report import table1
 
 ROOT = Path(mmpkd.__file__).parents[1]
@@ -165,7 +166,7 @@ def test_all_arms_with_the_whole_report(everything):
     assert first.index.tolist() == titles
     for title in titles: assert f'<td>{title}</td>' in page and title in printed and title in (out/'table1.md').read_text()
     headings = re.findall('<h2>(.*?)</h2>', page)
-    for heading in ('Table 1', 'Table 2: further scores, not tested', 'What these numbers do not show', 'Figure 1', 'Figure 2', 'Differences from the baseline, with seeds and patients drawn anew', 'Tests', 'Other conventions, counted',
+    for heading in ('Table 1', 'Table 2: further scores, not tested', 'What these numbers do not show', 'Figure 1', 'Figure 2', 'Differences from the baseline, with seeds and patients drawn anew (95 % each; p not corrected for their number)', 'Tests', 'Other conventions, counted',
                     'Other conventions', 'Agreement between seeds', 'Weight randomisation', 'Teacher and soft labels', 'To do it again'): assert heading in headings, heading
     t = pd.read_csv(out/'other_conventions.csv')
     assert set(t.convention) == {str(c) for c in CONVENTIONS} and set(t.arm) == set(ARMS) - {'baseline'} and all(f'<td>{c}</td>' in page for c in CONVENTIONS)
@@ -401,11 +402,18 @@ def test_masks_of_a_table(spreadsheet, phantom, tmp_path):
     assert sum(map(int, with_roi.groups())) == len(m)
 
 @pytest.mark.parametrize('extra,message', [
-    ([], 'nothing is privileged'), (['--boxes', 'b.csv', '--masks', 'm'], 'one of them'), (['--boxes', 'b.csv'], 'nothing is privileged'),
+    (['--boxes', 'b.csv', '--masks', 'm'], 'one of them'),
     (['--boxes', 'b.csv', '--text', 'note'], "no column 'note'"), (['--boxes', 'b.csv', '--text', 'report'], 'no table at b.csv'),
     (['--masks', 'report', '--label', 'Pneumothorax', '--text', 'report'], 'one 0/1 label'), (['--boxes', 'b.csv', '--text', 'report', '--split', 'fold'], "no column 'fold'")], ids=str)
 def test_tables_that_cannot_be_worked_with(capsys, monkeypatch, spreadsheet, extra, message):
     assert message in fails(capsys, monkeypatch, 'audit', 'table', *spreadsheet, *extra)
+
+def test_a_table_without_privileged_columns(capsys, monkeypatch, spreadsheet, tmp_path):
+    "Nobody can be taught by it, but it can be audited"
+    assert 'Audit of' in invoke('audit', 'table', *spreadsheet).output
+    for call in (['run', 'table', *spreadsheet, '--out', tmp_path/'run'], ['teacher', 'table', *spreadsheet]):
+        assert 'nothing is privileged: name a report with --text' in fails_long(capsys, monkeypatch, *call)
+    assert not (tmp_path/'run').exists()
 
 # One new image
 

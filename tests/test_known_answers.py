@@ -6,8 +6,9 @@ from sklearn.linear_model import LogisticRegression
 
 from mmpkd.known_answers import (CASES, PRINTED, SHAPES, TESTS, alarm_table, band, coverage, draw_arms, draw_case, false_alarms,
                                  fit_soft, lopez_paz, lopez_paz_runs, lopez_paz_table, planted_effect, right_level, run_sd, show_alarms, show_cases)
+from mmpkd.intervals import two_level_bootstrap
 from mmpkd.losses import distillation_loss
-from mmpkd.statistics import attainable_level, two_level_bootstrap
+from mmpkd.statistics import attainable_level
 
 SEEDS = (3, 5, 6, 10)
 
@@ -18,7 +19,7 @@ SEEDS = (3, 5, 6, 10)
 def runs(): return lopez_paz_runs(100, controls=['shuffled'])
 
 @pytest.fixture(scope='module')
-def table(runs): return lopez_paz_table(runs=runs, controls=['shuffled'])
+def table(runs): return lopez_paz_table(runs, controls=['shuffled'])
 
 def test_accuracies_are_those_printed(runs, table):
     assert (runs.groupby(['case','arm']).size() == 100).all()
@@ -31,11 +32,11 @@ def test_findings_and_verdicts_are_those_known(table):
     for case in (2, 4): assert 'improves' not in table.verdict[case] and 'no difference found' in table.verdict[case]
 
 def test_without_a_control_nothing_is_credited(runs):
-    said = lopez_paz_table(runs=runs[(runs.case == 1) & (runs.arm != 'shuffled')]).verdict[1]
+    said = lopez_paz_table(runs[(runs.case == 1) & (runs.arm != 'shuffled')]).verdict[1]
     assert 'improves' in said and 'beats' not in said
 
-def test_the_table_runs_what_it_needs():
-    few = lopez_paz_table(3, cases=(1,), n_test=200)
+def test_a_table_of_few_runs():
+    few = lopez_paz_table(lopez_paz_runs(3, cases=(1,), n_test=200))
     assert list(few.index) == [1] and few.finding[1] == 'out of reach' and list(few.columns[:3]) == list(PRINTED)
 
 def test_shuffled_soft_labels_do_not_help(runs):
@@ -157,7 +158,19 @@ def test_draw_arms():
 def test_alarm_table_and_its_figure():
     table = alarm_table(['mann_whitney', 'sign_flip'], seeds=(3, 6), repetitions=10)
     assert list(table.test) == ['mann_whitney']*2 + ['sign_flip']*2 and list(table.n) == [3, 6]*2 and (table.repetitions == 40).all()
-    assert [t.get_text() for t in show_alarms(table).get_xticklabels()] == ['mann_whitney', 'sign_flip']
+    ax = show_alarms(table)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ['mann_whitney', 'sign_flip']
+    assert [t.get_text() for t in ax.get_xticklabels(minor=True)] == ['3', '6']*2
+
+@pytest.mark.parametrize('seeds', [(5,), (3, 5, 6), (3, 4, 5, 6, 8, 10, 15)])
+def test_any_number_of_seeds_stands_around_its_test(seeds):
+    table = pd.DataFrame([dict(test=t, n=n, rate=.05, lo=.04, hi=.06, says='holds') for t in TESTS for n in seeds])
+    ax = show_alarms(table)
+    ax.figure.canvas.draw()
+    ticks = ax.xaxis.get_minor_ticks()
+    places = np.reshape([t.get_loc() for t in ticks], (len(TESTS), len(seeds)))
+    assert [t.label1.get_text() for t in ticks] == [str(n) for _ in TESTS for n in seeds]
+    assert places.mean(1) == pytest.approx(range(len(TESTS))) and (np.diff(places.ravel()) > 0).all()
 
 def test_false_alarms_are_reproducible():
     assert false_alarms('mann_whitney', 6, 50, seed=1) == false_alarms('mann_whitney', 6, 50, seed=1)

@@ -1,13 +1,14 @@
 "mmpkd.localizers: scores are those of the maps, thresholds come from validation images, and what learned nothing has not looked at test images"
 import numpy as np, pandas as pd, pytest
 import torch
-from conftest import TINY, altered
+from conftest import TINY, altered, boxed
+from PIL import Image
 
 from mmpkd.attention import attention_maps
 from mmpkd.experiment import make_config, run_experiment
-from mmpkd.images import Pixels
-from mmpkd.localization import TRIVIAL, Convention, score_maps, trivial_maps, tune_tau
-from mmpkd.localizers import LOCALIZERS, Localizer, score_localizer, student_localizer, trivial_localizers
+from mmpkd.images import Geometry, Pixels, cache_pixels
+from mmpkd.localization import CONVENTIONS, GRID, Convention, score_maps, truth_of, tune_tau
+from mmpkd.localizers import LOCALIZERS, TRIVIAL, Localizer, mean_roi, score_localizer, student_localizer, trivial_localizers, trivial_maps
 from mmpkd.student import Student
 
 SMALL = dict(weights='none', arch_kwargs=TINY['arch_kwargs'])
@@ -28,6 +29,83 @@ def maps_of(student, pixels, cohort, split, label=None, **how):
 
 def equal(a, b): pd.testing.assert_frame_equal(a, b, check_exact=True)
 
+
+# Maps that have understood nothing
+
+SHAPES, ROIS = [(9, 12), (10, 7), (300, 20), (11, 11)], [(0, (2, 3, 8, 7)), (1, (1, 1, 5, 8)), (2, (4, 90, 11, 160)), (3, (4, 4, 9, 9)), (3, (0, 0, 2, 2))]
+
+def save(path, mask): Image.fromarray(np.asarray(mask, np.uint8)*255).save(path)
+
+def test_trivial_maps():
+    wide, small = Geometry(50, 200, 112), Geometry(40, 40, 112)
+    n = trivial_maps('noise', [wide]*3, g=7, seed=1)
+    assert n.shape == (3, 7, 7) and n.dtype == np.float32 and not (n[0] == n[1]).any()
+    np.testing.assert_array_equal(n, trivial_maps('noise', [small]*3, g=7, seed=1))
+    assert (n != trivial_maps('noise', [wide]*3, g=7, seed=2)).any()
+    with pytest.raises(ValueError, match="'edge'"): trivial_maps('edge', [wide])
+    with pytest.raises(ValueError, match='training images'): trivial_maps('mean-roi', [wide])
+    with pytest.raises(ValueError, match='needs pixels'): trivial_maps('body', [wide])
+
+@pytest.mark.parametrize('h,w', [(50, 200), (200, 50), (120, 120)])
+def test_centre_is_a_gaussian_of_the_original_image(h, w):
+    geo = Geometry(h, w, 224)
+    m = geo.map_to_original(trivial_maps('centre', [geo], g=56)[0])
+    y, x = (np.arange(h)+.5)/h, (np.arange(w)+.5)/w
+    np.testing.assert_allclose(m, np.exp(-((y[:, None]-.5)**2 + (x-.5)**2)/(2*.25**2)), atol=.02)
+
+def test_the_whole_image_is_its_box():
+    cohort, ids, geometries = boxed(SHAPES, ROIS)
+    maps = trivial_maps('whole', geometries)
+    assert (score_maps(maps, ids, geometries, cohort).n_boxes == 0).all()          # a network's constant map has none
+    for c in (Convention(), Convention(rule='otsu', min_area=.5), Convention(rule='mass', interpolation='nearest')):
+        s = score_maps(maps, ids, geometries, cohort, c, whole=True)
+        share = [truth_of(cohort, i, (g.h, g.w))[0].mean() for i, g in zip(ids, geometries)]
+        assert (s.n_boxes == 1).all() and (s.pixel_auroc == .5).all() and (s.shuffled_auroc == .5).all()
+        for m in ('hit', 'mass', 'auprc'): np.testing.assert_allclose(s[m], share)
+        np.testing.assert_allclose(s.fpr, 1 - np.array(share))
+        assert s.iou[0] == pytest.approx(6*4/(9*12))
+
+def test_mean_roi_knows_training_images_only(tmp_path):
+    shapes, rois = [(20, 40), (60, 30), (50, 50)], [(0, (10, 5, 20, 10)), (1, (15, 30, 30, 60)), (2, (0, 0, 50, 50))]
+    cohort, ids, geometries = boxed(shapes, rois, ['train', 'train', 'test'])
+    cohort.root = tmp_path
+    cohort.items['image'] = cohort.items.image + '.png'
+    for i, shape in zip(ids, shapes): save(tmp_path/f'{i}.png', np.random.default_rng(0).random(shape) < .5)
+    grid = mean_roi(cohort)
+    at = lambda y, x: grid[int(y*GRID), int(x*GRID)]
+    assert at(.4, .4) == at(.75, .75) == .5 and at(.1, .1) == at(.9, .4) == 0
+    np.testing.assert_allclose(grid.sum()/GRID**2, (.25*.25 + .5*.5)/2)
+    pixels = cache_pixels(cohort, 32, tmp_path/'pixels', n_jobs=1)
+    np.testing.assert_array_equal(mean_roi(cohort, pixels), grid)
+    maps = trivial_maps('mean-roi', geometries, cohort=cohort, pixels=pixels)
+    cohort.rois.loc[2, ['x0', 'y0', 'x1', 'y1']] = [1., 1., 2., 2.]
+    np.testing.assert_array_equal(trivial_maps('mean-roi', geometries, cohort=cohort, pixels=pixels), maps)
+    with pytest.raises(ValueError, match='no training image has a region'): mean_roi(boxed(shapes, rois)[0])
+
+def test_body_is_what_is_bright(tmp_path):
+    cohort, ids, _ = boxed([(64, 32)]*2, [(0, (1, 1, 2, 2))])
+    cohort.root, cohort.items['image'] = tmp_path, cohort.items.image + '.png'
+    a = np.zeros((64, 32)); a[16:48, 8:24] = 1
+    for i in ids: save(tmp_path/f'{i}.png', a)
+    pixels = cache_pixels(cohort, 64, tmp_path/'pixels', n_jobs=1)
+    maps = trivial_maps('body', [pixels.geometry(i) for i in ids], g=8, pixels=pixels, image_ids=ids)
+    want = np.zeros((8, 8)); want[2:6, 3:5] = 1
+    np.testing.assert_allclose(maps, [want]*2, atol=1e-6)
+
+def test_centre_bias_is_taken_out():
+    "Lesions around the middle, images of many shapes: a centred Gaussian looks good until it is held against other lesions"
+    rng = np.random.default_rng(0)
+    shapes = [tuple(map(int, rng.integers(40, 90, 2))) for _ in range(80)]
+    rois = []
+    for k, (h, w) in enumerate(shapes):
+        cy, cx, r = rng.normal(.5, .1), rng.normal(.5, .1), .06
+        rois.append((k, ((cx-r)*w, (cy-r)*h, (cx+r)*w, (cy+r)*h)))
+    cohort, ids, geometries = boxed(shapes, rois)
+    s = score_maps(trivial_maps('centre', geometries), ids, geometries, cohort)
+    assert s.pixel_auroc.mean() > .9 and abs(s.shuffled_auroc.mean() - .5) < .08
+
+
+# Looking and scoring
 
 def test_scores_are_those_of_the_maps(student, pixels, phantom):
     "Several conventions at once, in any order, as one by one"
@@ -57,7 +135,19 @@ def test_tuned_on_validation_images(who, student, pixels, phantom, localizers):
     tau = tune_tau(v.maps, v.image_ids, v.geometries, valid, c)
     scored = score_localizer(localizer, phantom, [c])[c]
     assert scored.attrs['convention'] == c.tuned(tau).to_dict()
-    equal(scored, score_maps(t.maps, t.image_ids, t.geometries, phantom.split('test'), c.tuned(tau), trivial=localizer.trivial))
+    equal(scored, score_maps(t.maps, t.image_ids, t.geometries, phantom.split('test'), c.tuned(tau)))
+
+@pytest.mark.parametrize('kind', TRIVIAL)
+def test_trivial_maps_are_made_once(kind, phantom, localizers):
+    "For all conventions together, whatever maps these are for; the scores are those of each alone"
+    asked, true = [], localizers[kind]
+    def look(split, label, **how): asked.append(split); return true.look(split, label, **how)
+    scored = score_localizer(Localizer(look, kind), phantom, CONVENTIONS)
+    assert sorted(asked) == ['test', 'valid'] and list(scored) == list(CONVENTIONS)
+    for c in CONVENTIONS[::4]:
+        alone = score_localizer(true, phantom, [c])[c]
+        equal(scored[c], alone)
+        assert scored[c].attrs == alone.attrs
 
 def test_a_given_tau_is_not_tuned(student, pixels, phantom):
     c = Convention(rule='tuned', tau=.35)

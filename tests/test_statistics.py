@@ -1,13 +1,12 @@
 "Corner cases of mmpkd.statistics: ties, missing runs, small designs, and words that must follow from numbers"
-import time
 from itertools import combinations, product
 
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, strategies as st
-from scipy.stats import PermutationMethod, binom, binomtest, mannwhitneyu, ttest_ind, ttest_rel
+from scipy.stats import PermutationMethod, binom, binomtest, mannwhitneyu
 
-from mmpkd.statistics import (DIRECTIONS, SCORES, TITLES, _resample, attainable_level, attainable_p, cliffs_delta, compare_arms, delta_interval, differences, holm, mann_whitney,
-                              per_run, plus_minus, power, power_table, seeds_needed, sign_flip, summarize, two_level_bootstrap, vargha_delaney, verdict)
+from mmpkd.statistics import (DIRECTIONS, SCORES, TITLES, attainable_level, attainable_p, cliffs_delta, compare_arms, delta_interval, holm, mann_whitney, metrics_of,
+                              per_run, plus_minus, power, power_table, seeds_needed, sign_flip, summarize, vargha_delaney, verdict)
 
 grid = st.integers(0, 4).map(lambda i: i/4)         # few values, so many ties
 sample = st.lists(grid, min_size=1, max_size=5)
@@ -57,6 +56,12 @@ def test_mann_whitney_mirror_bounds_and_monotone_maps(x, y):
 
 def test_all_scores_equal_is_no_evidence():
     assert mann_whitney([.5]*5, [.5]*5) == (12.5, 1.)
+
+def test_ties_of_three_and_of_two():
+    "Three that tie share a whole rank, two a half one, which is counted in halves"
+    for x, y in (([1, 1, 2, 5], [1, 3, 4]), ([1, 2, 5], [1, 3, 4])):
+        twin = mannwhitneyu(x, y, method=PermutationMethod(n_resamples=np.inf))
+        assert mann_whitney(x, y) == pytest.approx((twin.statistic, twin.pvalue))
 
 def test_largest_allowed_sample_is_finite():
     p = mann_whitney(np.arange(100.), np.arange(100.)+200)[1]
@@ -140,6 +145,12 @@ def test_summarize_single_seed_missing_values_and_more_groups():
     with pytest.raises(ValueError, match="'auprc'"): summarize(d, ['auprc'])
     with pytest.raises(ValueError, match='no metrics'): summarize(d[['arm','seed']])
 
+def test_metrics_of():
+    d = pd.DataFrame(dict(arm='a', seed=[0], mass=[.2], iou=[.4]))
+    assert metrics_of(d) == metrics_of(d, 'iou') == ['iou'] and metrics_of(d, known=SCORES) == ['iou','mass'] and metrics_of(d, ('x','y')) == ['x','y']
+    for nothing in (None, ()):
+        with pytest.raises(ValueError, match="no metrics to work on: scores has"): metrics_of(d[['arm']], nothing)
+
 def test_plus_minus():
     assert plus_minus(.7249, .0351) == '0.72 ± 0.04' and plus_minus(.5, digits=3) == '0.500' and plus_minus(np.nan, np.nan) == '–'
 
@@ -177,109 +188,6 @@ def test_delta_interval_covers(n, shape):
         assert np.mean(held) >= .95
 
 
-# Two levels
-
-def images_of(seeds, patients=7, draw=0, nan=0., shift=0.):
-    "Scores of one arm; patient k has k % 3 + 1 images"
-    rng = np.random.default_rng(draw)
-    rows = [dict(seed=s, patient_id=f'p{k}', image_id=f'p{k}-{i}') for s in seeds for k in range(patients) for i in range(k % 3 + 1)]
-    t = pd.DataFrame(rows).assign(iou=lambda d: rng.random(len(d)) + shift)
-    return t.assign(iou=t.iou.where(rng.random(len(t)) >= nan)).sample(frac=1, random_state=draw)
-
-def loop(cells, seeds, patients):
-    "Mean over the drawn seeds of the mean over the images of the drawn patients, in the plainest way"
-    means = []
-    for s in seeds:
-        v = [x for k in patients for x in cells[s, k] if x == x]
-        if v: means.append(sum(v)/len(v))
-    return sum(means)/len(means)
-
-@pytest.mark.parametrize('nan', [0., .3])
-@pytest.mark.parametrize('paired', [False, True])
-def test_bootstrap_is_the_double_loop(nan, paired):
-    a, b = images_of([3, 1, 2], draw=1, nan=nan), images_of([1, 2, 3] if paired else [1, 2, 3, 9], draw=2, nan=nan, shift=.1)
-    patients, (sa, sb), D = np.sort(a.patient_id.unique()), (np.sort(t.seed.unique()) for t in (a, b)), 60
-    va, vb = ({k: g.tolist() for k,g in t.groupby(['seed','patient_id']).iou} for t in (a, b))
-    picks = list(zip(*_resample(len(sa), len(sb), 7, D, 5, paired, False)))
-    draws = np.array([loop(va, sa[i], patients[k]) - loop(vb, sb[j], patients[k]) for i,j,k in picks])
-    got = two_level_bootstrap(a, b, 'iou', draws=D, seed=5, paired=paired, method='percentile')
-    assert (got['lo'], got['hi']) == pytest.approx(np.quantile(draws, [.025, .975]), abs=1e-6)
-    assert got['difference'] == pytest.approx(loop(va, sa, patients) - loop(vb, sb, patients), abs=1e-6)
-
-    f, g = (len(sa)/(len(sa)-1))**.5, (len(sb)/(len(sb)-1))**.5            # the default, as plainly
-    def enlarged(cells, all_seeds, seeds, patients, factor): return factor*(loop(cells, seeds, patients) - loop(cells, all_seeds, patients))
-    patient = np.array([loop(va, sa, patients[k]) - loop(vb, sb, patients[k]) for _,_,k in picks])
-    seed = np.array([enlarged(va, sa, sa[i], patients, f) - enlarged(vb, sb, sb[j], patients, g) for i,j,_ in picks])
-    both = patient + [enlarged(va, sa, sa[i], patients[k], f) - enlarged(vb, sb, sb[j], patients[k], g) for i,j,k in picks]
-    x, y = (np.array([loop(v, [s], patients) for s in seeds]) for v,seeds in ((va, sa), (vb, sb)))
-    seeds = (x-y).var(ddof=1)/3 if paired else x.var(ddof=1)/len(x) + y.var(ddof=1)/len(y)
-    total = seeds + max(patient.var() - max(both.var() - patient.var() - seed.var(), 0), 0)
-    assert two_level_bootstrap(a, b, 'iou', draws=D, seed=5, paired=paired)['se'] == pytest.approx(total**.5, abs=1e-6)
-
-def test_with_fixed_images_it_is_welchs_test():
-    a, b = images_of(range(4), draw=1), images_of(range(6), draw=2, shift=.05)
-    x, y = (t.groupby('seed').iou.mean() for t in (a, b))
-    got, twin = two_level_bootstrap(a, b, 'iou', fixed_images=True), ttest_ind(x, y, equal_var=False)
-    assert (got['p'], got['df'], got['lo'], got['hi']) == pytest.approx((twin.pvalue, twin.df, *twin.confidence_interval()))
-    got, twin = two_level_bootstrap(a, b[b.seed < 4], 'iou', fixed_images=True, paired=True), ttest_rel(x, y[:4])
-    assert (got['p'], got['df']) == pytest.approx((twin.pvalue, 3))
-
-def test_bootstrap_repeats_and_mirrors():
-    a, b = images_of(range(5), draw=1), images_of(range(5), draw=2)
-    got, back = two_level_bootstrap(a, b, 'iou', draws=20000), two_level_bootstrap(b, a, 'iou', draws=20000)
-    assert back['difference'] == -got['difference'] and back['se'] == pytest.approx(got['se'], rel=.05)
-    assert (got['p'] <= .05) == (not got['lo'] <= 0 <= got['hi'])
-    again = two_level_bootstrap(a.sample(frac=1, random_state=9), b, 'iou', draws=20000)           # the order of the rows is nothing
-    assert list(again.values())[:6] == pytest.approx(list(got.values())[:6])
-
-def test_bootstrap_needs_two_runs_with_values():
-    a, b = images_of([0]), images_of(range(3), draw=1)
-    got = two_level_bootstrap(a, b, 'iou')
-    assert np.isnan([got['lo'], got['hi'], got['p']]).all() and got['difference'] == pytest.approx(a.iou.mean() - b.groupby('seed').iou.mean().mean())
-    silent = b.assign(iou=b.iou.where(b.seed > 0))                         # one run has no value at all
-    assert two_level_bootstrap(silent, b, 'iou')['n_arm'] == 2 and np.isfinite(two_level_bootstrap(silent, b, 'iou')['lo'])
-    assert np.isnan(two_level_bootstrap(b.assign(iou=np.nan), b, 'iou')['difference'])
-
-@pytest.mark.filterwarnings('error')
-def test_bootstrap_where_few_patients_have_a_value():
-    a, b = (images_of(range(3), draw=k) for k in (1, 2))
-    rare = a.assign(iou=a.iou.where((a.patient_id == 'p0') | (a.seed > 0)))  # run 0 knows one patient, whom many draws leave out
-    for method in ('two-way', 'percentile'):
-        got = two_level_bootstrap(rare, b, 'iou', method=method)
-        assert got['n_arm'] == 3 and got['lo'] < got['difference'] < got['hi']
-
-def test_bootstrap_without_any_spread():
-    a = images_of(range(3)).assign(iou=.5)
-    same, other = two_level_bootstrap(a, a, 'iou'), two_level_bootstrap(a.assign(iou=.6), a, 'iou')
-    assert (same['difference'], same['p']) == (0, 1) and np.isnan(other['p']) and np.isnan(other['lo'])
-
-def test_bootstrap_refuses():
-    a, b = images_of(range(3)), images_of(range(3), draw=1)
-    with pytest.raises(ValueError, match="'patient_id'"): two_level_bootstrap(a.drop(columns='patient_id'), b, 'iou')
-    with pytest.raises(ValueError, match='several rows'): two_level_bootstrap(pd.concat([a, a]), b, 'iou')
-    for arm, baseline in ((a.iloc[1:], b), (a, b.iloc[1:]), (a[a.image_id != 'p2-1'], b), (a.drop(columns='image_id').iloc[1:], b)):
-        with pytest.raises(ValueError, match='same image'): two_level_bootstrap(arm, baseline, 'iou')
-    with pytest.raises(ValueError, match='several patients'): two_level_bootstrap(a.assign(patient_id='p0'), b, 'iou')
-    with pytest.raises(ValueError, match='same seeds'): two_level_bootstrap(a, b.assign(seed=b.seed+1), 'iou', paired=True)
-    with pytest.raises(ValueError, match="'bca'"): two_level_bootstrap(a, b, 'iou', method='bca')
-    with pytest.raises(ValueError, match='missing'): two_level_bootstrap(a.assign(seed=a.seed.where(a.seed > 0)), b, 'iou')
-    with pytest.raises(ValueError, match="no arm is called 'baseline'"): differences(a.assign(arm='a'))
-
-def test_bootstrap_is_fast():
-    a, b = (images_of(range(6), patients=400, draw=k) for k in (1, 2))
-    start = time.process_time()
-    two_level_bootstrap(a, b, 'iou', draws=2000)
-    assert time.process_time() - start < 1
-
-@pytest.mark.parametrize('n', [3, 5, 6, 10])
-def test_bootstrap_holds_its_level(n):
-    rng, draws, R = np.random.default_rng(n), 150, 300
-    keys = pd.MultiIndex.from_product([range(n), range(50)], names=['seed','patient_id'])
-    def arm(): return pd.DataFrame(dict(iou=(rng.normal(0, .05, (n, 1)) + rng.normal(0, .1, 50) + rng.normal(0, .1, (n, 50))).ravel()), keys).reset_index()
-    missed = sum(two_level_bootstrap(arm(), arm(), 'iou', draws)['p'] <= .05 for _ in range(R))
-    assert missed <= binom.ppf(.995, R, .05)
-
-
 # Power
 
 @pytest.mark.parametrize('n,m,tests', [(5, 5, 1), (4, 7, 1), (6, 6, 3)])
@@ -294,6 +202,7 @@ def test_power_without_effect_is_the_level(n): assert power(0, 1, n) == pytest.a
 def test_seeds_needed():
     n = seeds_needed(2, 1)
     assert power(2, 1, n, draws=5000) >= .8 > power(2, 1, n-1, draws=5000)
+    assert seeds_needed(2, 1, chance=.5) < n < seeds_needed(2, 1, chance=.99)
     assert seeds_needed(.01, 1, most=6) == np.inf and seeds_needed(99, 1) == 4 and seeds_needed(99, 1, tests=9) == 6
     with pytest.raises(ValueError, match='sd'): power(1, 0, 5)
 
@@ -425,6 +334,13 @@ def test_a_control_that_cannot_tell():
         assert 'improves, but no evidence at this n that it beats the controls, in IoU' in said
     said = verdict(compare_arms(runs(baseline=none, a=gain, c=dict(iou=[.01, .5, .51, .52, .53])), controls=['c'], alpha=.05))['a']
     assert 'beats the controls' not in said
+
+def test_the_order_of_controls_is_nothing():
+    "Not even if one has no value, and so could not have been beaten"
+    scores = runs(baseline=dict(iou=five()), a=dict(iou=five(.5)), low=dict(iou=five(.1)), silent=dict(iou=[np.nan]*5))
+    for controls in (['low','silent'], ['silent','low']):
+        row = compare_arms(scores, controls=controls).set_index('arm').loc['a']
+        assert (row.worst_control, row.p_controls, row.attainable_controls) == ('silent', 1, 1)
 
 def test_prediction_is_held_against_the_controls_uncorrected():
     none, gain = dict(auroc=five(.5), iou=five()), dict(auroc=five(.7), iou=five())

@@ -12,8 +12,8 @@ from mmpkd import studies
 from mmpkd.attention import AttentionMaps, agreement
 from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.images import Pixels
-from mmpkd.localization import TRIVIAL, Convention
-from mmpkd.localizers import score_localizer, trivial_localizers
+from mmpkd.localization import Convention
+from mmpkd.localizers import TRIVIAL, score_localizer, trivial_localizers
 from mmpkd.report import write_report
 from mmpkd.soft_labels import best_temperature, gap, image_logits, soften
 from mmpkd.statistics import SCORES, per_run

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmpkd.cohort import Cohort
 from mmpkd.images import Geometry, mask_box, read_mask
-from mmpkd.localization import (CONVENTIONS, Convention, PooledAUROC, Regions, best_iou, box_fpr, by_maps, heat_of, pixel_auroc, pixel_scores, predicted_boxes,
+from mmpkd.localization import (CONVENTIONS, Convention, PooledAUROC, Regions, best_iou, box_fpr, heat_of, pixel_auroc, pixel_scores, predicted_boxes,
                                 score_conventions, score_maps, truth_of)
 
 
@@ -52,7 +52,7 @@ def one_image(a, folder):
 def many_images(a, folder):
     "A cohort of smaller images, one convention and several"
     cohort, ids, geometries, maps = example(folder, a.small[0], a.small[1], a.size, a.grid, a.n)
-    mine = [c.tuned(.4) if c.rule == 'tuned' else c for c in by_maps(CONVENTIONS)[0][1]]
+    mine = [c.tuned(.4) if c.rule == 'tuned' else c for c in CONVENTIONS if c.maps_args() == Convention().maps_args()]
     one_by_one = lambda: [score_maps(maps, ids, geometries, cohort, c) for c in mine]
     rows = {'1 convention': lambda: score_maps(maps, ids, geometries, cohort), '1 convention, 2 threads': lambda: score_maps(maps, ids, geometries, cohort, n_jobs=2),
             f'{len(mine)} conventions, one by one': one_by_one, f'{len(mine)} conventions together': lambda: score_conventions(maps, ids, geometries, cohort, mine)}
