@@ -264,7 +264,7 @@ def flips(
     groups = table.groupby(['arm', 'metric'], sort=False)
     return pd.DataFrame({k: groups.apply(f) for k, f in out.items()}).reset_index()
 
-# %% ../nbs/41_studies.ipynb #d78e0c26
+# %% ../nbs/41_studies.ipynb #b69c1beb
 def show_conventions(
     table:pd.DataFrame, # From `convention_table`
     metric:str='iou', # Which
@@ -283,5 +283,5 @@ def show_conventions(
     ax.axvline(0, color='gray', lw=1)
     ax.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{TITLES[metric]}: difference from the baseline ({DIRECTIONS[metric]} is better)")
     ax.invert_yaxis()
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc='lower left', bbox_to_anchor=(0, 1), ncols=2)                 # above, where no point can be
     return ax
