@@ -250,7 +250,7 @@ def _check_model(cohort, config, starts):
     for weights in {config['weights'], *starts}: model = create_student(len(cohort.labels), config['size'], weights, config['arch'], **config['arch_kwargs'])
     check_maps(model, config['size'], **Convention(**config['convention']).maps_args())
 
-# %% ../nbs/40_experiment.ipynb #4efdb108
+# %% ../nbs/40_experiment.ipynb #1cc96f0a
 def run_experiment(
     cohort:Cohort, # All three splits, with regions of interest in the test split
     out:str|PathLike, # The run folder
@@ -288,6 +288,7 @@ def run_experiment(
                                                      unreadable=pixels.unreadable.to_dict('records'), repairs=cohort.repair_counts().to_dict()), indent=2))
     return Run(out)
 
+# %% ../nbs/40_experiment.ipynb #695fb14a
 def _unit(cohort, pixels, soft, arm, seed, config, out, folder, **how):
     s, config = _unit_inputs(arm, seed, soft, cohort, pixels, config, out)
     run_unit(cohort, pixels, s, arm, seed, config, folder, **how)

@@ -505,7 +505,7 @@ def write_image(
     write_dicom(file, img, f"{seed} {case['image_id']}", 'MONOCHROME2' if case['site'] == 'A' else 'MONOCHROME1', PatientID=case['patient_id'], PatientName='Phantom',
                 PatientSex=case['sex'], PatientAge=f"{case['age']:03d}Y", ViewPosition=case['view'], InstitutionName=f"Site {case['site']}")
 
-# %% ../nbs/05_phantom.ipynb #7379d385
+# %% ../nbs/05_phantom.ipynb #1d4a3afc
 LABELS = ('finding', 'side')
 
 @delegates(phantom_cases)
@@ -543,6 +543,7 @@ def write_phantom(
     finish_phantom(path, knobs)
     return path
 
+# %% ../nbs/05_phantom.ipynb #0f48d2b0
 def phantom_cohort(
     path:str|PathLike # Folder written by `write_phantom`
 ) -> Cohort: # Text 'report', tabular `METADATA`, labels `FINDINGS` or `BY_SIDE`

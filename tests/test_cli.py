@@ -415,6 +415,13 @@ def test_a_table_without_privileged_columns(capsys, monkeypatch, spreadsheet, tm
         assert 'nothing is privileged: name a report with --text' in fails_long(capsys, monkeypatch, *call)
     assert not (tmp_path/'run').exists()
 
+def test_a_transfer_needs_nothing_privileged(spreadsheet, tmp_path):
+    call = [*spreadsheet, '--boxes', tmp_path/'boxes.parquet', *TINY_CALL[:-4], '--bs', 8]
+    assert invoke('run', 'table', *call, '--seeds', 1, '--text', 'report', '--out', tmp_path/'a').exit_code == 0
+    result = invoke('transfer', 'table', *call, '--from', tmp_path/'a', '--out', tmp_path/'b')
+    assert result.exit_code == 0, result.output
+    assert Run(tmp_path/'b').arms == ['baseline', 'from baseline', 'from out-of-fold'] and not (tmp_path/'b/teacher').exists()
+
 # One new image
 
 def said(output): # {label: probability}, boxes

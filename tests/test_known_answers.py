@@ -200,3 +200,6 @@ def test_run_sd_is_the_spread_of_runs():
 def test_the_interval_holds_the_planted_effect(n):
     found = coverage(n, effect=.06, uneven=.1, repetitions=200)
     assert found['hold'] >= found['lo'] and found['centre'] == pytest.approx(.06, abs=.01)
+
+def test_coverage_needs_a_known_effect():
+    with pytest.raises(ValueError, match="'normal' only, not for 'iou'"): coverage(3, repetitions=1, shape='iou')

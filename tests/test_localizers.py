@@ -168,6 +168,11 @@ def test_one_label_at_a_time(method, student, pixels, phantom):
         equal(t.drop(columns='label').reset_index(drop=True), by_hand)
         pooled.append(by_hand.attrs['pooled_auroc'])
     assert scored.attrs['pooled_auroc'] == pytest.approx(np.mean(pooled)) and scored.attrs['label'] is None
+    assert scored.attrs['taus'] == dict.fromkeys([k for k in phantom.labels if k in set(test.rois.label)], .5)
+
+def test_without_test_regions(localizers, phantom):
+    none = altered(phantom, rois=phantom.rois[~phantom.rois.image_id.isin(phantom.split('test').items.image_id)])
+    with pytest.raises(ValueError, match='no test image has a region of interest'): score_localizer(localizers['centre'], none, [Convention()])
 
 def test_a_label_without_regions_is_passed_over(student, pixels, phantom):
     gone = phantom.labels[0]
