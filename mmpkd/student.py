@@ -196,7 +196,7 @@ class Report(Callback):
     def __init__(self, f): self.f = f
     def after_epoch(self): self.f()
 
-# %% ../nbs/20_student.ipynb #88dcc6da
+# %% ../nbs/20_student.ipynb #8013897f
 def train_student(
     cohort:Cohort, # With a training and a validation split
     pixels:Pixels, # Its pixel cache; its size is the student's
@@ -232,7 +232,7 @@ def train_student(
     cbs = [SoftLabels()] + [autocast] * (precision == 'bf16') + ([Report(after_epoch)] if after_epoch else [])
     learn = Learner(dls, model, loss, partial(Adam, decouple_wd=True), cbs=cbs, wd=wd,
                     metrics=AccumMetric(auroc, to_np=True, flatten=False, name='auroc'))
-    plain = [b.attn for b in model.blocks if device == 'cpu' and getattr(b.attn, 'fused_attn', False)]   # the same sums, a third faster there in bfloat16 at 160 px
+    plain = [b.attn for b in model.blocks if precision == 'bf16' and device == 'cpu' and getattr(b.attn, 'fused_attn', False)]   # the same sums, a third faster there at 160 px
     try:
         for attn in plain: attn.fused_attn = False
         if show_training: learn.fit_one_cycle(epochs, lr)
