@@ -559,7 +559,6 @@ def test_a_folder_may_move(small, tmp_path_factory):
 @pytest.fixture
 def crossed(tmp_path):
     write(tmp_path, [row('P_00001'), row('P_00002'), row('P_00003')], [row('P_00009', 'test')])
-    calc = {'calc type': 'PUNCTATE', 'calc distribution': 'CLUSTERED'}
     rename = {'mass shape': 'PUNCTATE', 'mass margins': 'CLUSTERED'}
     write(tmp_path, [row('P_00003', task='calc') | rename, row('P_00009', side='RIGHT', task='calc') | rename], [row('P_00001', 'test', view='MLO', task='calc') | rename], task='calc')
     return tmp_path

@@ -105,6 +105,14 @@ def test_a_single_patient_says_nothing_about_others():
     others, fixed = (two_level_bootstrap(a, b, 'iou', fixed_images=f) for f in (False, True))
     assert np.isnan([others['lo'], others['hi'], others['p']]).all() and others['difference'] == fixed['difference'] and fixed['lo'] < fixed['hi']
 
+def missed(n, m, repetitions, patients=50, draws=150, noise=.1):
+    "How many intervals of `n` runs against `m`, without a difference, do not hold 0"
+    rng = np.random.default_rng(n)
+    def arm(n):
+        keys = pd.MultiIndex.from_product([range(n), range(patients)], names=['seed','patient_id'])
+        return pd.DataFrame(dict(iou=(rng.normal(0, .05, (n, 1)) + rng.normal(0, noise, patients) + rng.normal(0, noise, (n, patients))).ravel()), keys).reset_index()
+    return sum(two_level_bootstrap(arm(n), arm(m), 'iou', draws)['p'] <= .05 for _ in range(repetitions))
+
 @pytest.mark.parametrize('n', [3, 5, 6, 10])
 def test_bootstrap_holds_its_level(n): assert missed(n, n, 300) <= binom.ppf(.995, 300, .05)
 
