@@ -64,17 +64,18 @@ def is_control(
     kind = read_arm(arm)[0]
     return is_control(kind[5:]) if kind.startswith('from ') else kind in CONTROL_ARMS
 
-# %% ../nbs/13_arms.ipynb #73ba0128
+# %% ../nbs/13_arms.ipynb #d44c553c
 def arm_labels(
     arm:str, # Its name
     z:pd.DataFrame, # (N, C) the teacher's logits on the training images
     y:pd.DataFrame, # (N, C) their hard labels
     T:float=1., # Temperature, unless the arm names one
-    task:str='multilabel' # 'multilabel' or 'multiclass'
+    task:str='multilabel', # 'multilabel' or 'multiclass'
+    seed:int=0 # Of the controls that shuffle
 ) -> pd.DataFrame: # (N, C) soft labels, indexed by `image_id`
     "Soft labels of one arm: equation 2, or a control made from it"
     kind, changes = read_arm(arm)
     if kind not in (*HOW, *CONTROLS): raise ValueError(f'the arm {arm!r} has no soft labels from the teacher')
     named = changes.get('T', 'valid')
     s = pd.DataFrame(soften(z, T if named == 'valid' else named, task), z.index, z.columns)
-    return control_labels(kind, s, y, task) if kind in CONTROLS else s
+    return control_labels(kind, s, y, task, seed) if kind in CONTROLS else s

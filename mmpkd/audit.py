@@ -42,7 +42,7 @@ def finding(
     ids = [str(i) for i in dict.fromkeys(image_ids)]
     return dict(severity=severity, name=name, count=len(ids) if count is None else int(count), text=text, image_ids=ids)
 
-# %% ../nbs/08_audit.ipynb #80871357
+# %% ../nbs/08_audit.ipynb #32270c08
 def _some(names, k=5): # The first few, for a sentence
     return ', '.join([str(n) for n in names][:k]) + (f' and {len(names)-k} more' if len(names) > k else '')
 
@@ -50,6 +50,17 @@ def _quote(names, k=5): return _some([repr(str(n)) for n in names], k)
 
 def _n(n, word): return f"{n} {word}{'' if n == 1 else 's'}"
 
+# %% ../nbs/08_audit.ipynb #e3f9b89a
+def _class_findings(y, split, few): # `y`: the labels of one split
+    n = y.nunique()
+    one, scarce = n.index[n < 2], [c for c in n.index[n == 2] if y[c].sum() < few]
+    what = dict(train='there is nothing to learn about it', valid='without an AUROC it cannot help to choose settings', test='it has no AUROC')[split]
+    out = []
+    if len(one): out.append(finding('warning' if split == 'valid' else 'error', f'one value in {split}', f'No positive or no negative image in the {split} split, so that {what}: {_quote(one)}.', count=len(one)))
+    if scarce and split == 'test': out.append(finding('warning', 'few positives in test', f'Fewer than {few} positive test images, so that the AUROC is a wide guess: {_quote(scarce)}.', count=len(scarce)))
+    return out
+
+# %% ../nbs/08_audit.ipynb #7581fa31
 def split_findings(
     cohort:Cohort,
     few:int=10 # Fewer positives than this in the test split are few
@@ -58,14 +69,8 @@ def split_findings(
     out, y = [], cohort.y()
     for s in SPLITS:
         part = y[(cohort.items.split == s).to_numpy()]
-        if not len(part):
-            out.append(finding('error', 'empty split', f'The {s} split has no image; a result needs all of {", ".join(SPLITS)}.', count=1))
-            continue
-        n = part.nunique()
-        one, scarce = n.index[n < 2], [c for c in n.index[n == 2] if part[c].sum() < few]
-        what = dict(train='there is nothing to learn about it', valid='without an AUROC it cannot help to choose settings', test='it has no AUROC')[s]
-        if len(one): out.append(finding('warning' if s == 'valid' else 'error', f'one value in {s}', f'No positive or no negative image in the {s} split, so that {what}: {_quote(one)}.', count=len(one)))
-        if scarce and s == 'test': out.append(finding('warning', 'few positives in test', f'Fewer than {few} positive test images, so that the AUROC is a wide guess: {_quote(scarce)}.', count=len(scarce)))
+        if len(part): out += _class_findings(part, s, few)
+        else: out.append(finding('error', 'empty split', f'The {s} split has no image; a result needs all of {", ".join(SPLITS)}.', count=1))
     blank = y.isna().mean()
     if blank.any(): out.append(finding('note', 'blank labels', 'Share of blank labels, which the loss leaves out: ' + ', '.join(f'{c} {v:.0%}' for c, v in blank[blank > 0].items()) + '.', y.index[y.isna().any(axis=1)]))
     return out
@@ -107,11 +112,12 @@ def denied_findings(
     if not denied.any(): return []
     return [finding('warning', 'region of an absent finding', 'These images have a region of a finding that their label denies; one of the two is wrong.', r.image_id[denied])]
 
-# %% ../nbs/08_audit.ipynb #e0d093af
+# %% ../nbs/08_audit.ipynb #698c8bd0
 def _reason(error): # Why `read_image` or `read_mask` failed, in a few words and without the path
     e = error.__cause__
     return getattr(e, 'strerror', None) or str(e or 'cannot be read')        # a system's error has its path beside `strerror`
 
+# %% ../nbs/08_audit.ipynb #1734d06b
 def look(
     path:Path # An image
 ) -> tuple: # (height, width, digest, lowest, highest grey value) and None, or None and the reason
@@ -137,9 +143,10 @@ def look_mask(
     if apart > 2 + max(fitted.shape)/100: return None, f'after resizing, its outline is {apart:.0f} pixels away from its box'
     return (*m.shape, bool(m.all())), None
 
-# %% ../nbs/08_audit.ipynb #08e336e4
+# %% ../nbs/08_audit.ipynb #e4aea600
 IMAGE, MASK = dict(h='i4', w='i4', digest='u8', lo='u1', hi='u1'), dict(h='i4', w='i4', full='?')
 
+# %% ../nbs/08_audit.ipynb #35e3ce79
 def look_at_files(
     f, # `look` or `look_mask`
     args, # Its arguments, one tuple per file
@@ -189,37 +196,48 @@ def roi_findings(
     if full.any(): out.append(finding('warning', 'full mask', 'The masks of these images mark the whole image, where nothing can be localized; leave these regions out.', r.image_id[full], full.sum()))
     return out
 
-# %% ../nbs/08_audit.ipynb #bb80dde8
+# %% ../nbs/08_audit.ipynb #634762e2
 def _outside(path): # Whether a path leaves its root
     p = str(path).replace('\\', '/')
     return p.startswith('/') or p[1:2] == ':' or '..' in p.split('/')
 
+# %% ../nbs/08_audit.ipynb #e90ffacb
 def _split_paths(cohort): # Paths of images by `image_id`, of masks by row of `rois`, and the image_ids of paths that leave the root
     images = cohort.items.set_index('image_id').image
     masks = cohort.rois['mask'].dropna() if 'mask' in cohort.rois else pd.Series(dtype=object)
     out = [p.map(_outside).astype(bool) for p in (images, masks)]
     return images[~out[0]], masks[~out[1]], [*images.index[out[0]], *cohort.rois.image_id[masks.index[out[1]]]]
 
+# %% ../nbs/08_audit.ipynb #18794db4
+def _look_at_all(cohort, paths, masks, n_jobs): # What is kept of the images, by `image_id`, and of the masks, by row of `rois`
+    images = look_at_files(look, ((cohort.root/p,) for p in paths), paths.index, IMAGE, n_jobs=n_jobs)
+    fine, r = images[images.reason.isna()], cohort.rois.loc[masks.index]
+    shapes = dict(zip(fine.index, zip(fine.h, fine.w)))
+    return images, look_at_files(look_mask, ((cohort.root/m, shapes.get(i), b) for m, i, b in zip(masks, r.image_id, r[BOX].to_numpy())), masks.index, MASK, 'masks', n_jobs)
+
+# %% ../nbs/08_audit.ipynb #c0348e8a
+def _unreadable(images, masks, rois): # Table of the files with a reason; the findings about it
+    rows = [(i, 'image', why) for i, why in images.reason.dropna().items()] + [(rois.image_id[k], 'mask', why) for k, why in masks.reason.dropna().items()]
+    bad, out = pd.DataFrame(rows, columns=['image_id', 'file', 'reason'], dtype=object), []
+    for file, way in (('image', 'go on without them (--skip-unreadable)'), ('mask', 'leave these regions out')):
+        ids = bad.image_id[bad.file == file]
+        if len(ids): out.append(finding('error', f'unreadable {file}', f'{file.capitalize()}s that are missing or cannot be used, with the reasons below; repair them, or {way}.', ids, len(ids)))
+    return bad, out
+
+# %% ../nbs/08_audit.ipynb #1fc835e3
 def file_findings(
     cohort:Cohort,
     n_jobs:int=-1 # Threads
 ) -> tuple: # Findings; DataFrame of unreadable files (`image_id`, `file` is 'image' or 'mask', `reason`)
     "Decode every image and mask once, and say what is wrong with them"
     paths, masks, outside = _split_paths(cohort)
-    images = look_at_files(look, ((cohort.root/p,) for p in paths), paths.index, IMAGE, n_jobs=n_jobs)
-    bad = [(i, 'image', why) for i, why in images.reason.dropna().items()]
-    images = images[images.reason.isna()]
-    shapes, r = dict(zip(images.index, zip(images.h, images.w))), cohort.rois.loc[masks.index]
-    seen = look_at_files(look_mask, ((cohort.root/m, shapes.get(i), b) for m, i, b in zip(masks, r.image_id, r[BOX].to_numpy())), masks.index, MASK, 'masks', n_jobs)
-    bad += [(r.image_id[k], 'mask', why) for k, why in seen.reason.dropna().items()]
-    bad, out = pd.DataFrame(bad, columns=['image_id', 'file', 'reason'], dtype=object), []
-    if outside: out.append(finding('error', 'path outside the root', 'These images have a path that leaves the root folder; it was not followed.', outside))
-    for file, way in (('image', 'go on without them (--skip-unreadable)'), ('mask', 'leave these regions out')):
-        ids = bad.image_id[bad.file == file]
-        if len(ids): out.append(finding('error', f'unreadable {file}', f'{file.capitalize()}s that are missing or cannot be used, with the reasons below; repair them, or {way}.', ids, len(ids)))
+    images, masks = _look_at_all(cohort, paths, masks, n_jobs)
+    bad, out = _unreadable(images, masks, cohort.rois)
+    if outside: out.insert(0, finding('error', 'path outside the root', 'These images have a path that leaves the root folder; it was not followed.', outside))
+    images, masks = images[images.reason.isna()], masks[masks.reason.isna()]
     flat = images.lo == images.hi
     if flat.any(): out.append(finding('warning', 'image of one grey value', 'These images show nothing at all; look at the files.', images.index[flat]))
-    out += twin_findings(cohort, images.digest[~flat]) + roi_findings(cohort, images, seen[seen.reason.isna()].drop(columns='reason'))
+    out += twin_findings(cohort, images.digest[~flat]) + roi_findings(cohort, images, masks.drop(columns='reason'))
     if len(images): out.append(finding('note', 'image sizes', f'Images are {images.w.min()} to {images.w.max()} pixels wide and {images.h.min()} to {images.h.max()} high.', count=len(images)))
     return out, bad
 
@@ -238,7 +256,7 @@ def path_findings(
     for file, n in bad.file.value_counts(sort=False).items(): out.append(finding('error', f'unreadable {file}', f'{file.capitalize()}s that are missing.', bad.image_id[bad.file == file], n))
     return out + twin_findings(cohort, paths.map(os.path.normpath)), bad
 
-# %% ../nbs/08_audit.ipynb #5819676b
+# %% ../nbs/08_audit.ipynb #d9d4a36c
 def auroc(
     y:pd.Series, # 0, 1 or blank
     score:pd.Series, # Any numbers, or blank
@@ -249,6 +267,7 @@ def auroc(
     y, score = y.to_numpy()[known], score.rank().to_numpy()[known]           # ranks, so that infinity does no harm
     return float(roc_auc_score(y, score)) if few <= y.sum() <= len(y) - few else np.nan
 
+# %% ../nbs/08_audit.ipynb #175d8e7c
 def _either_way(a): return max(a, 1 - a) # The AUROC after turning the score around if that is better
 
 # %% ../nbs/08_audit.ipynb #d9cb824e
@@ -292,29 +311,34 @@ def mentions(
     start, end = (r'\b' if c.isalnum() else '' for c in (words[0][0], words[-1][-1]))
     return text.fillna('').astype(str).str.contains(start + r'[\s_-]+'.join(words) + (f's?{end}' if end else ''), case=False, regex=True)
 
-# %% ../nbs/08_audit.ipynb #9e98bc9a
-_COLUMNS = ['column', 'kind', 'levels', 'missing', 'auroc', 'class', 'auroc_missing', 'class_missing']
-
+# %% ../nbs/08_audit.ipynb #264eb85a
 def _missing(x): # Blank, or nothing but spaces
     return x.isna() if pd.api.types.is_numeric_dtype(x) else x.isna() | (x.astype(str).str.strip() == '')
 
+# %% ../nbs/08_audit.ipynb #bbea3dd4
 def _best(a): # The class that is told best, and how well
     a = pd.Series(a, dtype=float).dropna()
     return (a.max(), a.idxmax()) if len(a) else (np.nan, None)
 
+# %% ../nbs/08_audit.ipynb #e4e680dc
+_COLUMNS = ['column', 'kind', 'levels', 'missing', 'auroc', 'class', 'auroc_missing', 'class_missing']
+
+def _column_row(cohort, c, seed): # What `_COLUMNS` names, for one column
+    t = cohort.items
+    gone, kind = _missing(t[c]), column_kinds(t[[c]]).loc[c]
+    x = t[c].mask(gone)
+    def alone(y): return _either_way(auroc(y, mentions(x, y.name).astype(float).mask(gone))) if c == cohort.text else column_auroc(x, y, t.patient_id, seed)
+    def absence(y): return _either_way(auroc(y, gone)) if gone.any() else np.nan
+    value, missing = (_best({k: f(t[k]) for k in cohort.labels}) for f in (alone, absence))
+    return [c, 'text' if c == cohort.text else kind['kind'], x.nunique(), gone.mean(), *value, *missing]
+
+# %% ../nbs/08_audit.ipynb #88f75105
 def column_table(
     cohort:Cohort, # Its privileged columns are tried on all images with a known label
     seed:int=0 # Of the folds of a category
 ) -> pd.DataFrame: # One row per column, the most telling first; `auroc` is that of the class it tells best
     "Each privileged column alone: what it is, and how well it and its missing values tell the label"
-    t, rows = cohort.items, []
-    for c in [*cohort.tabular, *[cohort.text]*bool(cohort.text)]:
-        gone, kind = _missing(t[c]), column_kinds(t[[c]]).loc[c]
-        x = t[c].mask(gone)
-        def alone(y): return _either_way(auroc(y, mentions(x, y.name).astype(float).mask(gone))) if c == cohort.text else column_auroc(x, y, t.patient_id, seed)
-        def absence(y): return _either_way(auroc(y, gone)) if gone.any() else np.nan
-        value, missing = (_best({k: f(t[k]) for k in cohort.labels}) for f in (alone, absence))
-        rows.append([c, 'text' if c == cohort.text else kind['kind'], x.nunique(), gone.mean(), *value, *missing])
+    rows = [_column_row(cohort, c, seed) for c in [*cohort.tabular, *[cohort.text]*bool(cohort.text)]]
     return pd.DataFrame(rows, columns=_COLUMNS).sort_values('auroc', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../nbs/08_audit.ipynb #8f7b6208
@@ -348,30 +372,38 @@ def column_findings(
     if ids: out.append(finding('warning', 'column like an identifier', f'A value of its own for every image or patient, from which a teacher can learn labels by heart, so leave it out: {_quote(ids)}.', count=len(ids)))
     return out
 
-# %% ../nbs/08_audit.ipynb #a42d2583
-def text_findings(
-    cohort:Cohort
-) -> list: # Of findings
-    "Missing reports, reports that name the label, reports that several images share"
-    if not cohort.text: return []
-    t, out = cohort.items, []
-    x, gone = t[cohort.text], _missing(t[cohort.text])
-    if gone.any(): out.append(finding('warning', 'report missing', f'{gone.mean():.1%} of the reports are missing or empty; these images get no soft label from a text teacher.', t.image_id[gone]))
+# %% ../nbs/08_audit.ipynb #559aada9
+def _naming_findings(cohort): # Whether reports name the label
+    t, x = cohort.items, cohort.items[cohort.text]
     named, rows = pd.Series(False, t.index), []
     for c in cohort.labels:
         m = mentions(x, c)
         named |= m
         if m.any(): rows.append((m[t[c] == 1].mean(), m[t[c] == 0].mean(), c))
-    if rows:
-        shares = ', '.join(f'{c!r} in {p:.0%} of its positives and {n:.0%} of its negatives' for p, n, c in sorted(rows, key=lambda r: -abs(r[0] - r[1]))[:4])
-        out.append(finding('warning', 'report names the label', f'Reports contain the name of the label: {shares}{f", {len(rows) - 4} more labels" if len(rows) > 4 else ""}; mask the names, as the paper does, or say that they were there.', t.image_id[named]))
+    if not rows: return []
+    shares = ', '.join(f'{c!r} in {p:.0%} of its positives and {n:.0%} of its negatives' for p, n, c in sorted(rows, key=lambda r: -abs(r[0] - r[1]))[:4])
+    return [finding('warning', 'report names the label', f'Reports contain the name of the label: {shares}{f", {len(rows) - 4} more labels" if len(rows) > 4 else ""}; mask the names, as the paper does, or say that they were there.', t.image_id[named])]
+
+# %% ../nbs/08_audit.ipynb #fbd05b5d
+def _sharing_findings(cohort, gone): # Whether images share their report; `gone`: has none
+    t, x, out = cohort.items, cohort.items[cohort.text], []
     same = t[~gone].groupby(['patient_id', cohort.text])[cohort.labels].transform('nunique').max(axis=1) > 1
     if same.any(): out.append(finding('warning', 'same report, other labels', 'Images of one patient share their report, word for word, but not their labels; find out which are right.', same.index[same].map(t.image_id)))
     shared = ~gone & x.duplicated(keep=False)
     if shared.any(): out.append(finding('note', 'report shared by images', f'{shared.sum()} images share {_n(x[shared].nunique(), "report")}, word for word; images of one study do, and get the same soft label.', t.image_id[shared]))
     return out
 
-# %% ../nbs/08_audit.ipynb #ac41bec2
+# %% ../nbs/08_audit.ipynb #a31d1f93
+def text_findings(
+    cohort:Cohort
+) -> list: # Of findings
+    "Missing reports, reports that name the label, reports that several images share"
+    if not cohort.text: return []
+    t, gone, out = cohort.items, _missing(cohort.items[cohort.text]), []
+    if gone.any(): out.append(finding('warning', 'report missing', f'{gone.mean():.1%} of the reports are missing or empty; these images get no soft label from a text teacher.', t.image_id[gone]))
+    return out + _naming_findings(cohort) + _sharing_findings(cohort, gone)
+
+# %% ../nbs/08_audit.ipynb #f7dc1bcb
 class Audit:
     "What was found in a cohort; `ok` unless a finding is an error"
     def __init__(self,
@@ -388,25 +420,21 @@ class Audit:
         order = sorted(findings, key=lambda f: SEVERITIES.index(f['severity']))
         self.findings = pd.DataFrame(order, columns=['severity', 'name', 'count', 'text', 'image_ids'])
 
-    @property
-    def ok(self) -> bool:
-        "Whether nothing would invalidate a result"
-        return not (self.findings.severity == 'error').any()
+# %% ../nbs/08_audit.ipynb #a34f0ff6
+@patch(as_prop=True)
+def ok(self:Audit) -> bool:
+    "Whether nothing would invalidate a result"
+    return not (self.findings.severity == 'error').any()
 
-    @property
-    def title(self) -> str:
-        "One line: what was audited, and how it went"
-        n = self.findings.severity.value_counts()
-        found = ', '.join(_n(n.get(s, 0), s) for s in SEVERITIES)
-        return f"Audit of {self.name!r}: {_n(self.counts.images.sum(), 'image')} of {_n(self.patients, 'patient')} ({self.task}); {found}"
+# %% ../nbs/08_audit.ipynb #a90aa3a2
+@patch(as_prop=True)
+def title(self:Audit) -> str:
+    "One line: what was audited, and how it went"
+    n = self.findings.severity.value_counts()
+    found = ', '.join(_n(n.get(s, 0), s) for s in SEVERITIES)
+    return f"Audit of {self.name!r}: {_n(self.counts.images.sum(), 'image')} of {_n(self.patients, 'patient')} ({self.task}); {found}"
 
-# %% ../nbs/08_audit.ipynb #4e2eb92e
-def _cut(s, n): return s if len(s) <= n else s[:n-1] + '…'
-
-def _column_of_words(x, n): # Cut to `n` characters, flush left
-    x = x.map(lambda s: _cut(str(s), n))
-    return x.str.ljust(x.str.len().max())
-
+# %% ../nbs/08_audit.ipynb #6bc473f1
 def _number(v): return '–' if pd.isna(v) else f'{v:.2f}'
 
 def _column_names(t): # What each AUROC is of
@@ -416,23 +444,42 @@ def _readable(t): # The table of columns in words
     return pd.DataFrame({'column': _column_names(t), 'kind': t.kind.replace('different in each row', 'all different'), 'values': t.levels, 'AUROC': t.auroc.map(_number),
                          'of class': t['class'].fillna('–'), 'missing': t.missing.map('{:.0%}'.format), 'its AUROC': t.auroc_missing.map(_number)})
 
+# %% ../nbs/08_audit.ipynb #2869c7c6
+def _cut(s, n): return s if len(s) <= n else s[:n-1] + '…'
+
+def _column_of_words(x, n): # Cut to `n` characters, flush left
+    x = x.map(lambda s: _cut(str(s), n))
+    return x.str.ljust(x.str.len().max())
+
 def _column_text(columns, k=40): # The same, narrow enough
     t = _readable(columns.head(k))
     t = t.assign(**{c: _column_of_words(t[c], n) for c, n in {'column': 28, 'kind': 13, 'of class': 22}.items()})
     return t.to_string(index=False, justify='left') + (f'\n… and {len(columns)-k} more columns' if len(columns) > k else '')
 
+# %% ../nbs/08_audit.ipynb #7ef36b8a
+def _wrapped(text, indent='  '): return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
+
+def _finding_lines(findings):
+    out = []
+    for f in findings.itertuples():
+        out += ['', f'{f.severity.upper()}: {f.name} ({f.count})', _wrapped(f.text)]
+        if f.image_ids and f.severity != 'note': out.append(_wrapped(_some(f.image_ids)))
+    return out
+
+# %% ../nbs/08_audit.ipynb #2b993a74
+def _unreadable_lines(unreadable, k=20):
+    out = ['', 'Unreadable files'] + [_wrapped(f'{r.image_id} ({r.file}): {r.reason}') for r in unreadable.head(k).itertuples()]
+    if len(unreadable) > k: out.append(f'  … and {len(unreadable)-k} more')
+    return out
+
+# %% ../nbs/08_audit.ipynb #c7009a7c
 @patch
 def __str__(self:Audit):
-    def wrap(text, indent='  '): return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
     def narrow(t): return t.rename(index=lambda s: _cut(str(s), 60)).to_string()
-    out = [wrap(self.title, ''), '', narrow(self.counts.T.rename_axis(columns=None))]
+    out = [_wrapped(self.title, ''), '', narrow(self.counts.T.rename_axis(columns=None))]
     if self.parts is not None: out += ['', 'Parts of images', narrow(self.parts.T.rename_axis(columns=None))]
-    for f in self.findings.itertuples():
-        out += ['', f'{f.severity.upper()}: {f.name} ({f.count})', wrap(f.text)]
-        if f.image_ids and f.severity != 'note': out.append(wrap(_some(f.image_ids)))
-    if len(self.unreadable):
-        out += ['', 'Unreadable files'] + [wrap(f'{r.image_id} ({r.file}): {r.reason}') for r in self.unreadable.head(20).itertuples()]
-        if len(self.unreadable) > 20: out.append(f'  … and {len(self.unreadable)-20} more')
+    out += _finding_lines(self.findings)
+    if len(self.unreadable): out += _unreadable_lines(self.unreadable)
     if len(self.columns): out += ['', 'Each privileged column alone against the label', _column_text(self.columns)]
     if len(self.repairs): out += ['', 'Repairs of the loader', narrow(self.repair_counts.rename_axis(None))]
     return '\n'.join([*out, '', 'ok: nothing here would invalidate a result' if self.ok else 'not ok: the errors above would invalidate a result'])
@@ -440,7 +487,7 @@ def __str__(self:Audit):
 @patch
 def __repr__(self:Audit): return str(self)
 
-# %% ../nbs/08_audit.ipynb #81e1e709
+# %% ../nbs/08_audit.ipynb #10919858
 @patch
 def _repr_html_(self:Audit):
     def table(t): return t.to_html(index=False, justify='left').replace('<td>', '<td style="text-align: left;">')
@@ -454,6 +501,7 @@ def _repr_html_(self:Audit):
         if len(self.repairs): out.append(f"<p>Repairs of the loader</p>{self.repair_counts.to_frame().to_html()}")
     return ''.join(out)
 
+# %% ../nbs/08_audit.ipynb #b806f2c5
 @patch
 def show(self:Audit,
     k:int=20, # At most so many columns, the most telling ones
@@ -470,13 +518,14 @@ def show(self:Audit,
     ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), borderaxespad=5, ncols=3, fontsize=8, frameon=False)   # below the axis label
     return ax
 
-# %% ../nbs/08_audit.ipynb #423a9d6d
+# %% ../nbs/08_audit.ipynb #1bebd49a
 def _plain(v): # What JSON can hold
     if isinstance(v, dict): return {str(k): _plain(x) for k, x in v.items()}
     if isinstance(v, (list, tuple)): return [_plain(x) for x in v]
     if isinstance(v, np.generic): v = v.item()
     return None if v is None or v is pd.NA or (isinstance(v, float) and not np.isfinite(v)) else v
 
+# %% ../nbs/08_audit.ipynb #cfca79fa
 @patch
 def to_dict(self:Audit) -> dict: # Of plain numbers, words, lists
     "All of it, ready for JSON"
@@ -486,6 +535,7 @@ def to_dict(self:Audit) -> dict: # Of plain numbers, words, lists
         findings=rows(self.findings), columns=rows(self.columns), unreadable=rows(self.unreadable),
         repair_counts=self.repair_counts.to_dict(), repairs=rows(self.repairs)))
 
+# %% ../nbs/08_audit.ipynb #427e8be9
 @patch
 def save(self:Audit,
     path:str|PathLike # A `.json` file

@@ -6,9 +6,9 @@ Docs: https://mmpkd.github.io/mmpkd/cbis.html.md"""
 
 # %% auto #0
 __all__ = ['CLASSES', 'DESCRIPTORS', 'COLUMNS', 'OF_TASK', 'VARIANTS', 'FIXES', 'NOTES', 'words', 'find_csv', 'inside',
-           'read_cases', 'one_row_each', 'describe', 'fill_in', 'one_hot', 'to_images', 'shared_patients',
+           'one_row_each', 'read_cases', 'describe', 'fill_in', 'one_hot', 'to_images', 'shared_patients',
            'settle_patients', 'find_files', 'series_folders', 'locate', 'look_at_mask', 'MaskReader', 'pick_mask',
-           'find_region', 'find_regions', 'cbis_cohort', 'assemble']
+           'find_region', 'find_regions', 'assemble', 'cbis_cohort']
 
 # %% ../nbs/03_cbis.ipynb #22e0690b
 import os, re, sys
@@ -30,18 +30,21 @@ from .images import mask_box, resize_mask
 # %% ../nbs/03_cbis.ipynb #2b2c88ae
 CLASSES = ['BENIGN_WITHOUT_CALLBACK', 'BENIGN', 'MALIGNANT'] # from harmless to malignant
 
-# %% ../nbs/03_cbis.ipynb #809aa417
+# %% ../nbs/03_cbis.ipynb #e1e6a255
 DESCRIPTORS = dict(
     shape=('ROUND', 'OVAL', 'LOBULATED', 'IRREGULAR', 'ARCHITECTURAL_DISTORTION', 'ASYMMETRIC_BREAST_TISSUE', 'FOCAL_ASYMMETRIC_DENSITY', 'LYMPH_NODE'),
     margins=('CIRCUMSCRIBED', 'MICROLOBULATED', 'OBSCURED', 'ILL_DEFINED', 'SPICULATED'),
     type=('SKIN', 'VASCULAR', 'COARSE', 'LARGE_RODLIKE', 'ROUND_AND_REGULAR', 'LUCENT_CENTER', 'EGGSHELL', 'MILK_OF_CALCIUM', 'SUTURE',
           'DYSTROPHIC', 'PUNCTATE', 'AMORPHOUS', 'PLEOMORPHIC', 'FINE_LINEAR_BRANCHING'),
     distribution=('DIFFUSELY_SCATTERED', 'REGIONAL', 'CLUSTERED', 'LINEAR', 'SEGMENTAL'))
+
+# %% ../nbs/03_cbis.ipynb #7141d7ba
 COLUMNS = dict(shape='mass_shape', margins='mass_margins', type='calc_type', distribution='calc_distribution') # Of the CSV files
 OF_TASK = dict(mass=('shape', 'margins'), calc=('type', 'distribution'))
+
+# %% ../nbs/03_cbis.ipynb #bd475ce7
 VARIANTS = {'LUCENT_CENTERED': 'LUCENT_CENTER'} # Two spellings of one word
 
-# %% ../nbs/03_cbis.ipynb #e924e8cf
 def words(
     value:str, # Descriptor as written, or NaN
     known:tuple, # Words of this descriptor
@@ -64,7 +67,7 @@ def words(
     notes += [('unknown descriptor', f'{p!r} is in no list') for p in odd]
     return list(dict.fromkeys('other' if p in odd else p for p in parts)), notes
 
-# %% ../nbs/03_cbis.ipynb #0a03b295
+# %% ../nbs/03_cbis.ipynb #2a6573d7
 FIXES = { # kind of repair: what is done, what happens if it is left out
     'line break in a path': ('removed', 'left in; the file is not found'),
     'row repeated': ('the first row is kept', 'an error'),
@@ -87,6 +90,8 @@ FIXES = { # kind of repair: what is done, what happens if it is left out
     'mask not found': ('no region', 'an error'),
     'mask cannot be decoded': ('no region', 'an error'),
     'no mask among the files': ('no region', 'an error')}
+
+# %% ../nbs/03_cbis.ipynb #7c9d4cf3
 NOTES = {
     'CRLF line ends': 'lines of the file end as on Windows',
     'byte order mark': 'the file begins with one',
@@ -112,10 +117,7 @@ def _check_kinds(
     if odd: raise ValueError(f'unrepaired names {odd[0]!r}; the kinds of repair are {", ".join(FIXES)}')
     return unrepaired
 
-# %% ../nbs/03_cbis.ipynb #a1c3e5ac
-_PATHS = dict(image='image_file_path', crop='cropped_image_file_path', mask='roi_mask_file_path')
-_RANGES = dict(density=range(5), assessment=range(7), subtlety=range(6), abnormality=range(1, 100)) # What may stand there
-
+# %% ../nbs/03_cbis.ipynb #a514a0e8
 def find_csv(
     root:str|PathLike, # Folder of the download
     task:str, # 'mass' or 'calc'
@@ -129,6 +131,7 @@ def find_csv(
         if (folder/name).is_file(): return folder/name
     raise FileNotFoundError(f'{name} is neither in {root} nor in a folder in it; TCIA offers the four tables of CBIS-DDSM beside the images')
 
+# %% ../nbs/03_cbis.ipynb #b0ed4d85
 def inside(
     path:str, # As it stands in a table
     where:str # Named in the error
@@ -139,7 +142,9 @@ def inside(
         raise ValueError(f'{where}: the path leaves the folder of the data; it must be relative, without ".."')
     return str(p)
 
-# %% ../nbs/03_cbis.ipynb #c87388c7
+# %% ../nbs/03_cbis.ipynb #4f6abb12
+_RANGES = dict(density=range(5), assessment=range(7), subtlety=range(6), abnormality=range(1, 100)) # What may stand there
+
 def _whole_numbers(
     x:pd.Series, # A column as read
     allowed:range, # What may stand there; blank too
@@ -151,6 +156,7 @@ def _whole_numbers(
     if bad.any(): raise ValueError(f'{where}, row {bad.idxmax() + 1}: {x[bad].tolist()[0]!r} is not a whole number from {allowed[0]} to {allowed[-1]}')
     return v
 
+# %% ../nbs/03_cbis.ipynb #cdd336e8
 def _one_of(
     x:pd.Series, # A column as read
     allowed:list, # What may stand there
@@ -162,6 +168,7 @@ def _one_of(
     if bad.any(): raise ValueError(f'{where}, row {bad.idxmax() + 1}: {x[bad].tolist()[0]!r} is not one of {", ".join(allowed)}')
     return v
 
+# %% ../nbs/03_cbis.ipynb #54dc8867
 def _raw_notes(
     path:Path # A CSV file
 ) -> list: # Of (kind, name of the file, note)
@@ -172,54 +179,53 @@ def _raw_notes(
     if b'breast density' in raw.split(b'\n')[0]: out.append(('column spelled another way', path.name, 'breast density is breast_density'))
     return out
 
-# %% ../nbs/03_cbis.ipynb #fbc03d69
+# %% ../nbs/03_cbis.ipynb #d21e2282
+_PATHS = dict(image='image_file_path', crop='cropped_image_file_path', mask='roi_mask_file_path')
+
+def _short_names(
+    t:pd.DataFrame, # A table as read
+    task:str, # 'mass' or 'calc'
+    name:str # Of the table, for errors
+) -> pd.DataFrame: # The columns in use
+    "The same names for both tasks; raises a `ValueError` that names missing columns"
+    t.columns = [re.sub(r'\s+', '_', c.strip().lower()) for c in t]
+    new = dict(patient_id='patient_id', breast_density='density', left_or_right_breast='side', image_view='view', abnormality_id='abnormality', assessment='assessment',
+               pathology='pathology', subtlety='subtlety') | {COLUMNS[d]: d for d in OF_TASK[task]} | {v: k for k, v in _PATHS.items()}
+    need_columns(t, list(new), name)
+    return t[list(new)].rename(columns=new)
+
+# %% ../nbs/03_cbis.ipynb #ee762e62
+def _clean_path(
+    path:str, # As it stands in the table
+    folder:str, # What it has to begin with
+    where:str, # Named in the error
+    optional:bool=True # Whether it may be blank
+) -> tuple[str, bool]: # Without the line break; whether there was one
+    "A path that stays inside and fits its row"
+    path = '' if pd.isna(path) else str(path)
+    p, broken = inside(path.strip(), where), path != path.strip()
+    if p.split('/')[0] != folder and (p != '.' or not optional): raise ValueError(f'{where}: the path must begin with the folder {folder}')
+    return '' if p == '.' else p, broken
+
+# %% ../nbs/03_cbis.ipynb #53bcc555
 def _clean_paths(
     t:pd.DataFrame, # Columns 'image', 'crop', 'mask' as read, 'patient_id', 'side', 'view', 'abnormality'
     name:str, # Of the table, for errors
     prefix:str, # What folders begin with: 'Mass-Training'
     unrepaired=() # Kinds of repair to leave out
 ) -> tuple[pd.DataFrame, list]: # With 'of' and 'image_id'; repairs
-    "Paths that stay inside and fit their row, and the two identifiers in them"
-    rows = []
+    "Clean paths, and the two identifiers in them"
+    rows, left = [], 'line break in a path' in unrepaired
     t = t.assign(of=prefix + '_' + t.patient_id + '_' + t.side + '_' + t['view'])
     t['image_id'] = t.of + '_' + t.abnormality.astype(int).astype(str)
     for c, owner in (('image', 'of'), ('crop', 'image_id'), ('mask', 'image_id')):
         paths = []
         for k, (p, i, part) in enumerate(zip(t[c], t[owner], t.image_id), 1):
-            p = '' if pd.isna(p) else str(p)
-            where = f'{name}, row {k}, column {_PATHS[c]!r}'
-            p, broken = inside(p.strip(), where), p != p.strip()
-            if p.split('/')[0] != i and (p != '.' or c == 'image'): raise ValueError(f'{where}: the path must begin with the folder {i}')
-            if broken and 'line break in a path' not in unrepaired: rows.append(('line break in a path', part, _PATHS[c]))
-            paths.append('' if p == '.' else p + '\n'*(broken and 'line break in a path' in unrepaired))
+            p, broken = _clean_path(p, i, f'{name}, row {k}, column {_PATHS[c]!r}', c != 'image')
+            if broken and not left: rows.append(('line break in a path', part, _PATHS[c]))
+            paths.append(p and p + '\n'*(broken and left))
         t[c] = paths
     return t, rows
-
-# %% ../nbs/03_cbis.ipynb #13b4c73a
-def read_cases(
-    root:str|PathLike, # Folder of the download
-    task:str, # 'mass' or 'calc'
-    part:str, # 'train' or 'test'
-    csvs:str|PathLike=None, # Folder with the CSV files
-    unrepaired=() # Kinds of repair to leave out
-) -> tuple[pd.DataFrame, list]: # One row per abnormality: `image_id` of its own, and `of`, the image it is on; repairs
-    "One of the four tables, checked"
-    path = find_csv(root, task, part, csvs)
-    t = read_table(path)
-    t.columns = [re.sub(r'\s+', '_', c.strip().lower()) for c in t]
-    new = dict(patient_id='patient_id', breast_density='density', left_or_right_breast='side', image_view='view', abnormality_id='abnormality', assessment='assessment',
-               pathology='pathology', subtlety='subtlety') | {COLUMNS[d]: d for d in OF_TASK[task]} | {v: k for k, v in _PATHS.items()}
-    need_columns(t, list(new), path.name)
-    t = t[list(new)].rename(columns=new)
-    for c, values in _RANGES.items(): t[c] = _whole_numbers(t[c], values, f'{path.name}, column {c!r}')
-    for c, values in dict(side=['LEFT', 'RIGHT'], view=['CC', 'MLO'], pathology=CLASSES).items(): t[c] = _one_of(t[c], values, f'{path.name}, column {c!r}')
-    for c in ('patient_id', 'abnormality'):
-        if t[c].isna().any(): raise ValueError(f'{path.name}, row {t[c].isna().idxmax() + 1}: {c!r} is blank')
-    t, rows = _clean_paths(t, path.name, f"{task.capitalize()}-{'Training' if part == 'train' else 'Test'}", unrepaired)
-    several = t.groupby('of').image.nunique()
-    if (several > 1).any(): raise ValueError(f'{path.name} names more than one file for the image {several.idxmax()}')
-    t, twice = one_row_each(t.assign(task=task, split=part, row=range(1, len(t) + 1)), path.name, unrepaired)
-    return t, _raw_notes(path) + rows + twice
 
 # %% ../nbs/03_cbis.ipynb #b56b2208
 def one_row_each(
@@ -238,34 +244,52 @@ def one_row_each(
         rows.append((kind, r['image_id'], f"row {one.row} of {name} is kept, row {r['row']} left out"))
     return t.drop_duplicates('image_id').reset_index(drop=True), rows
 
-# %% ../nbs/03_cbis.ipynb #e23c99b6
-_PLAIN = ['density', 'side', 'view', 'abnormality', 'assessment', 'subtlety']
+# %% ../nbs/03_cbis.ipynb #a5334ce3
+def read_cases(
+    root:str|PathLike, # Folder of the download
+    task:str, # 'mass' or 'calc'
+    part:str, # 'train' or 'test'
+    csvs:str|PathLike=None, # Folder with the CSV files
+    unrepaired=() # Kinds of repair to leave out
+) -> tuple[pd.DataFrame, list]: # One row per abnormality: `image_id` of its own, and `of`, the image it is on; repairs
+    "One of the four tables, checked"
+    path = find_csv(root, task, part, csvs)
+    t = _short_names(read_table(path), task, path.name)
+    for c, values in _RANGES.items(): t[c] = _whole_numbers(t[c], values, f'{path.name}, column {c!r}')
+    for c, values in dict(side=['LEFT', 'RIGHT'], view=['CC', 'MLO'], pathology=CLASSES).items(): t[c] = _one_of(t[c], values, f'{path.name}, column {c!r}')
+    for c in ('patient_id', 'abnormality'):
+        if t[c].isna().any(): raise ValueError(f'{path.name}, row {t[c].isna().idxmax() + 1}: {c!r} is blank')
+    t, rows = _clean_paths(t, path.name, f"{task.capitalize()}-{'Training' if part == 'train' else 'Test'}", unrepaired)
+    several = t.groupby('of').image.nunique()
+    if (several > 1).any(): raise ValueError(f'{path.name} names more than one file for the image {several.idxmax()}')
+    t, twice = one_row_each(t.assign(task=task, split=part, row=range(1, len(t) + 1)), path.name, unrepaired)
+    return t, _raw_notes(path) + rows + twice
+
+# %% ../nbs/03_cbis.ipynb #5d23b6e4
 _ZEROS = dict(density='density missing', assessment='assessment incomplete', subtlety='subtlety missing') # What a 0 means
 
-def describe(
-    cases:pd.DataFrame, # One row per abnormality
+def _blank_zeros(
+    t:pd.DataFrame, # One row per abnormality
     unrepaired=() # Kinds of repair to leave out
-) -> tuple[pd.DataFrame, list, list]: # With a 0/1 column for each word that occurs, such as 'shape OVAL'; the names of all privileged columns; repairs
-    "What the radiologist said of each abnormality, as columns"
-    t, rows, columns = cases.copy(), [], list(_PLAIN)
+) -> tuple[pd.DataFrame, list]: # With blanks for zeros; repairs
+    "Numbers that nobody gave"
+    t, rows = t.copy(), []
     for c, kind in _ZEROS.items():
         gone = t[c].isna() | (t[c] == 0)
         rows += [(kind, i, 'blank' if pd.isna(v) else '0') for i, v in zip(t.image_id[gone], t[c][gone])]
         if kind not in unrepaired: t[c] = t[c].where(t[c] != 0)
-    if t.task.nunique() > 1: columns.append('task')
-    for d in [d for task in t.task.unique() for d in OF_TASK[task]]:
-        mine = t.task.map(lambda task: d in OF_TASK[task])
-        said = [words(v, DESCRIPTORS[d], unrepaired) if m else ([], []) for v, m in zip(t[d], mine)]
-        rows += [(kind, i, f'{d}: {note}') for i, (_, notes) in zip(t.image_id, said) for kind, note in notes]
-        odd = [r for r in rows if r[0] == 'unknown descriptor']
-        if odd and 'unknown descriptor' in unrepaired: raise ValueError(f'{odd[0][1]}: {odd[0][2]}; the words are {", ".join(DESCRIPTORS[d])}')
-        rows += _word_notes(t, d, [w for w, _ in said])
-        seen = {w for ws, _ in said for w in ws}
-        blank = 'descriptor missing' in unrepaired
-        for w in [w for w in (*DESCRIPTORS[d], *sorted(seen - {*DESCRIPTORS[d], 'other', 'missing'}), 'other', *['missing'][blank:]) if w in seen]:
-            t[f'{d} {w}'] = [np.nan if blank and 'missing' in ws else int(w in ws) for ws, _ in said]
-            columns.append(f'{d} {w}')
-    return t, columns, rows
+    return t, rows
+
+# %% ../nbs/03_cbis.ipynb #7f3dfe23
+def _word_columns(
+    said:list, # Words of each row
+    d:str, # A name in `DESCRIPTORS`
+    blank:bool=False # Where the descriptor is missing: blanks, rather than the word `missing`
+) -> dict: # 'shape OVAL' -> 0 or 1 for each row
+    "Words of a descriptor as columns"
+    seen = {w for ws in said for w in ws}
+    order = (*DESCRIPTORS[d], *sorted(seen - {*DESCRIPTORS[d], 'other', 'missing'}), 'other', *['missing'][blank:])
+    return {f'{d} {w}': [np.nan if blank and 'missing' in ws else int(w in ws) for ws in said] for w in order if w in seen}
 
 # %% ../nbs/03_cbis.ipynb #e828e531
 def _word_notes(
@@ -281,6 +305,29 @@ def _word_notes(
     new, old = test - train, {w for s in train for w in s}
     rows += [('word in test only', d, w) for w in sorted({w for s in new for w in s} - old)]
     return rows + [('combination in test only', d, w) for w in sorted('-'.join(sorted(s)) for s in new if len(s) > 1)]
+
+# %% ../nbs/03_cbis.ipynb #26b37acc
+_PLAIN = ['density', 'side', 'view', 'abnormality', 'assessment', 'subtlety']
+
+def describe(
+    cases:pd.DataFrame, # One row per abnormality
+    unrepaired=() # Kinds of repair to leave out
+) -> tuple[pd.DataFrame, list, list]: # With a 0/1 column for each word that occurs, such as 'shape OVAL'; the names of all privileged columns; repairs
+    "What the radiologist said of each abnormality, as columns"
+    (t, rows), columns = _blank_zeros(cases, unrepaired), list(_PLAIN)
+    if t.task.nunique() > 1: columns.append('task')
+    for d in [d for task in t.task.unique() for d in OF_TASK[task]]:
+        mine = t.task.map(lambda task: d in OF_TASK[task])
+        said = [words(v, DESCRIPTORS[d], unrepaired) if m else ([], []) for v, m in zip(t[d], mine)]
+        rows += [(kind, i, f'{d}: {note}') for i, (_, notes) in zip(t.image_id, said) for kind, note in notes]
+        odd = [r for r in rows if r[0] == 'unknown descriptor']
+        if odd and 'unknown descriptor' in unrepaired: raise ValueError(f'{odd[0][1]}: {odd[0][2]}; the words are {", ".join(DESCRIPTORS[d])}')
+        said = [w for w, _ in said]
+        rows += _word_notes(t, d, said)
+        for c, v in _word_columns(said, d, 'descriptor missing' in unrepaired).items():
+            t[c] = v
+            columns.append(c)
+    return t, columns, rows
 
 # %% ../nbs/03_cbis.ipynb #43886693
 def fill_in(
@@ -300,7 +347,17 @@ def fill_in(
         if len(usual): t.loc[gone, column] = np.tile(usual.index[0], (gone.sum(), 1))
     return t
 
-# %% ../nbs/03_cbis.ipynb #db8c525b
+# %% ../nbs/03_cbis.ipynb #16d1b29e
+def _leave_out(
+    t:pd.DataFrame, # From `describe`
+    columns:list, # Its privileged columns
+    without:tuple # Columns to leave out, and 'missingness'
+) -> tuple[pd.DataFrame, list]: # Perhaps filled in; the columns that are left
+    "Take from the teacher what it should not know"
+    if 'missingness' in without: t = fill_in(t, [c for c in columns if c not in without])
+    return t, [c for c in columns if c not in without and not ('missingness' in without and c.endswith(' missing'))]
+
+# %% ../nbs/03_cbis.ipynb #5285e281
 def one_hot(
     pathology:pd.Series, # A name in `CLASSES`
     classes:int # 3, or 2 for malignant or not
@@ -308,6 +365,7 @@ def one_hot(
     "Labels"
     return pd.DataFrame({c: (pathology == c).astype(int) for c in (CLASSES if classes == 3 else CLASSES[2:])})
 
+# %% ../nbs/03_cbis.ipynb #2432ce4d
 def to_images(
     t:pd.DataFrame, # One row per abnormality
     columns:list # Its privileged columns
@@ -339,31 +397,23 @@ def shared_patients(
     if len(twice): raise ValueError(f'{len(twice)} patients are in the training and the test table of one task; the official tables have none')
     return t.pivot(index='patient_id', columns='task', values='split')[['mass', 'calc']].dropna().rename_axis(columns=None)
 
-# %% ../nbs/03_cbis.ipynb #6bd88f01
+# %% ../nbs/03_cbis.ipynb #db94fb1d
 _CROSS = ("patient also in the other task's test split", "patient also in the other task's training split")
 
-def settle_patients(
-    cases:pd.DataFrame, # One row per abnormality, of one task or both
-    cross:str, # 'drop' or 'test'
+def _note_shared(
+    cases:pd.DataFrame, # One row per abnormality, of one task
     root:str|PathLike, # Folder of the download
-    csvs:str|PathLike=None, # Folder with the CSV files
-    unrepaired=() # Kinds of repair to leave out
-) -> tuple[pd.DataFrame, list]: # With each patient in one split; repairs
-    "Patients that one task trains on and the other tests on"
-    if cases.task.nunique() == 1:
-        task = cases.task.iloc[0]
-        try: both = shared_patients(root, csvs)
-        except FileNotFoundError: return cases, [('other task not there', task, 'patients cannot be compared')]
-        t = cases[['patient_id', 'of', 'split']].drop_duplicates('patient_id').merge(both.reset_index(), on='patient_id')
-        other = t.calc if task == 'mass' else t['mass']
-        return cases, [(_CROSS[s == 'test'], i, f'{s} here, {o} there') for i, s, o in zip(t.of, t.split, other) if s != o]
-    torn = cases.groupby('patient_id').split.transform('nunique') > 1
-    if torn.any() and 'patient in two splits' in unrepaired: raise ValueError(f'{cases.patient_id[torn].nunique()} patients are in both the training split of one task and the test split of the other, the first with image {cases.of[torn].iloc[0]}')
-    out = torn & (cases.split == 'train')
-    rows = [('patient in two splits', i, 'left out of training' if cross == 'drop' else 'moved to test') for i in cases.of[out].unique()]
-    cases = cases[~out].reset_index(drop=True) if cross == 'drop' else cases.assign(split=cases.split.where(~out, 'test'))
-    return cases, _same_views(cases) + rows
+    csvs:str|PathLike=None # Folder with the CSV files
+) -> list: # Of (kind, id, note)
+    "Patients that the other task has in its other split"
+    task = cases.task.iloc[0]
+    try: both = shared_patients(root, csvs)
+    except FileNotFoundError: return [('other task not there', task, 'patients cannot be compared')]
+    t = cases[['patient_id', 'of', 'split']].drop_duplicates('patient_id').merge(both.reset_index(), on='patient_id')
+    other = t.calc if task == 'mass' else t['mass']
+    return [(_CROSS[s == 'test'], i, f'{s} here, {o} there') for i, s, o in zip(t.of, t.split, other) if s != o]
 
+# %% ../nbs/03_cbis.ipynb #5958d513
 def _same_views(
     cases:pd.DataFrame # One row per abnormality, of both tasks
 ) -> list: # Of (kind, id, note)
@@ -372,7 +422,24 @@ def _same_views(
     same = views[views.duplicated(key, keep=False)].sort_values(key, kind='stable')
     return [('same view in both tasks', i, f'also {j}') for i, j in zip(same.of[::2], same.of[1::2])]
 
-# %% ../nbs/03_cbis.ipynb #0787942d
+# %% ../nbs/03_cbis.ipynb #5529d3a1
+def settle_patients(
+    cases:pd.DataFrame, # One row per abnormality, of one task or both
+    cross:str, # 'drop' or 'test'
+    root:str|PathLike, # Folder of the download
+    csvs:str|PathLike=None, # Folder with the CSV files
+    unrepaired=() # Kinds of repair to leave out
+) -> tuple[pd.DataFrame, list]: # With each patient in one split; repairs
+    "Patients that one task trains on and the other tests on"
+    if cases.task.nunique() == 1: return cases, _note_shared(cases, root, csvs)
+    torn = cases.groupby('patient_id').split.transform('nunique') > 1
+    if torn.any() and 'patient in two splits' in unrepaired: raise ValueError(f'{cases.patient_id[torn].nunique()} patients are in both the training split of one task and the test split of the other, the first with image {cases.of[torn].iloc[0]}')
+    out = torn & (cases.split == 'train')
+    rows = [('patient in two splits', i, 'left out of training' if cross == 'drop' else 'moved to test') for i in cases.of[out].unique()]
+    cases = cases[~out].reset_index(drop=True) if cross == 'drop' else cases.assign(split=cases.split.where(~out, 'test'))
+    return cases, _same_views(cases) + rows
+
+# %% ../nbs/03_cbis.ipynb #31dad906
 def find_files(
     root:str|PathLike # Folder of the download
 ) -> dict: # Name of a folder, and its path -> files somewhere below it, relative to `root`
@@ -385,6 +452,7 @@ def find_files(
                 for k in {*parts, '/'.join(parts)}: found[k].append('/'.join((*parts, f)))
     return {k: sorted(v) for k, v in found.items()}
 
+# %% ../nbs/03_cbis.ipynb #5a853ca8
 def series_folders(
     root:str|PathLike # Folder of the download
 ) -> dict: # Series UID -> folder, relative to `root`
@@ -415,7 +483,15 @@ def locate(
     exact = [f for f in files if f.endswith('/' + name)]
     return files, exact[0] if exact else files[min(int(number[1]), len(files) - 1)]
 
-# %% ../nbs/03_cbis.ipynb #fbd9a3f5
+# %% ../nbs/03_cbis.ipynb #3c41debe
+def _image_shape(
+    path:str|PathLike # A DICOM file
+) -> tuple: # (h, w); raises whatever is wrong with the header
+    "Rows and columns, from the header"
+    ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=['Rows', 'Columns'])
+    return int(ds.Rows), int(ds.Columns)
+
+# %% ../nbs/03_cbis.ipynb #b3707b78
 def _reason(
     e:Exception
 ) -> str:
@@ -424,13 +500,7 @@ def _reason(
     if isinstance(e, (InvalidDicomError, EOFError)): return 'not a DICOM file'
     return 'truncated' if 'less than expected' in str(e) or 'PixelData' in str(e) else f'damaged ({type(e).__name__})'
 
-def _image_shape(
-    path:str|PathLike # A DICOM file
-) -> tuple: # (h, w); raises whatever is wrong with the header
-    "Rows and columns, from the header"
-    ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=['Rows', 'Columns'])
-    return int(ds.Rows), int(ds.Columns)
-
+# %% ../nbs/03_cbis.ipynb #d7b45e5c
 def look_at_mask(
     path:str|PathLike, # A DICOM file that may be a mask
     shape:tuple # (h, w) of its image
@@ -475,7 +545,21 @@ class MaskReader:
         pd.DataFrame([dict(key=k, **v) for k, v in self.seen.items()]).to_parquet(self.file.with_suffix('.part'))
         self.file.with_suffix('.part').replace(self.file)
 
-# %% ../nbs/03_cbis.ipynb #29735a49
+# %% ../nbs/03_cbis.ipynb #c4c6a44e
+def _masks_among(
+    files:list, # Candidates, relative to the folder of the download
+    shape:tuple, # (h, w) of the image
+    look:MaskReader # Knows what is in them
+) -> list: # The most likely one first
+    "Files that look like masks"
+    def size(f):
+        try: return _image_shape(look.root/f)
+        except Exception: return None
+    fits = [f for f in files if size(f) == tuple(shape)]
+    masks = [f for f in fits if look(f, shape)['values'] in ('zero', 'one', 'two')] if len(fits) == 1 else []
+    return masks or sorted((f for f in files if look(f, shape)['values'] in ('zero', 'one', 'two')), key=lambda f: (look(f, shape)['values'] != 'two', f not in fits))
+
+# %% ../nbs/03_cbis.ipynb #9abd6365
 def pick_mask(
     files:list, # Candidates, relative to the folder of the download; the one named as the mask first
     shape:tuple, # (h, w) of the image
@@ -484,12 +568,7 @@ def pick_mask(
 ) -> tuple[str|None, list]: # The mask, if there is a usable one; (kind of repair, note) for each repair
     "Find the mask by content"
     if 'crop and mask swapped' in unrepaired: files = files[:1]
-    def size(f):
-        try: return _image_shape(look.root/f)
-        except Exception: return None
-    fits = [f for f in files if size(f) == tuple(shape)]
-    masks = [f for f in fits if look(f, shape)['values'] in ('zero', 'one', 'two')] if len(fits) == 1 else []
-    if not masks: masks = sorted((f for f in files if look(f, shape)['values'] in ('zero', 'one', 'two')), key=lambda f: (look(f, shape)['values'] != 'two', f not in fits))
+    masks = _masks_among(files, shape, look)
     if not masks:
         bad = [look(f, shape)['reason'] for f in files if look(f, shape)['values'] == 'unreadable']
         return None, [('mask cannot be decoded', bad[0]) if bad else ('no mask among the files', f'{len(files)} with many grey values')]
@@ -519,7 +598,31 @@ def find_region(
     rows = [(kind, r['image_id'], note) for kind, note in notes]
     return mask and dict(image_id=r['of'], label=r['pathology'], part=r['image_id'], mask=mask, **{c: look(mask, shape)[c] for c in BOX}), rows
 
-# %% ../nbs/03_cbis.ipynb #9d41d21f
+# %% ../nbs/03_cbis.ipynb #6e2a1e16
+def _regions_on(
+    cases:pd.DataFrame, # Abnormalities of one image
+    file:str, # The image, relative to the folder of the download
+    found:dict, # From `find_files`
+    places:dict, # From `series_folders`
+    look:MaskReader, # Knows what is in the files
+    unrepaired=() # Kinds of repair to leave out
+) -> list: # Region of interest or None, and the repairs, of each
+    "Where the abnormalities of an image are"
+    try: shape = _image_shape(look.root/file)
+    except Exception as e: return [(None, [('image cannot be opened', cases.of.iloc[0], _reason(e))])]
+    return [find_region(r, shape, found, places, look, unrepaired) for r in cases.to_dict('records')]
+
+# %% ../nbs/03_cbis.ipynb #41807fb5
+def _image_files(
+    cases:pd.DataFrame, # One row per abnormality
+    found:dict, # From `find_files`
+    places:dict # From `series_folders`
+) -> tuple[dict, list]: # Image -> its file; images without one
+    "Files of all images"
+    files = {i: locate(p, found, places)[1] for i, p in cases.drop_duplicates('of')[['of', 'image']].itertuples(index=False)}
+    return {i: f for i, f in files.items() if f}, [i for i, f in files.items() if f is None]
+
+# %% ../nbs/03_cbis.ipynb #7bb52d96
 def find_regions(
     cases:pd.DataFrame, # One row per abnormality
     root:str|PathLike, # Folder of the download
@@ -530,24 +633,83 @@ def find_regions(
 ) -> tuple[dict, list, list]: # Image -> its file; regions of interest; repairs
     "Files of all images, and regions of all abnormalities"
     found, places, look = find_files(root), series_folders(root), MaskReader(root, cache)
-    files = {i: locate(p, found, places)[1] for i, p in cases.drop_duplicates('of')[['of', 'image']].itertuples(index=False)}
-    gone = [i for i, f in files.items() if f is None]
-    files = {i: f for i, f in files.items() if f}
+    files, gone = _image_files(cases, found, places)
     if not files: return {}, [], [('no image files', 'all', f'{len(gone)} images are in the tables and none in the folder')]
-    rows = [('image not found', i, 'no region') for i in gone]
-    def work(i, g):
-        try: shape = _image_shape(Path(root)/files[i])
-        except Exception as e: return [(None, [('image cannot be opened', i, _reason(e))])]
-        return [find_region(r, shape, found, places, look, unrepaired) for r in g.to_dict('records')]
-    jobs = [(i, g) for i, g in cases.groupby('of', sort=False) if i in files]
-    done = Parallel(n_jobs, prefer='threads', return_as='generator')(delayed(work)(i, g) for i, g in jobs)
+    jobs = [(g, files[i]) for i, g in cases.groupby('of', sort=False) if i in files]
+    done = Parallel(n_jobs, prefer='threads', return_as='generator')(delayed(_regions_on)(g, f, found, places, look, unrepaired) for g, f in jobs)
     done = [x for xs in track(done, 'Looking for regions', len(jobs), transient=True, disable=not (progress and sys.stderr.isatty())) for x in xs]
     look.save()
-    more = [row for _, rs in done for row in rs]
+    rows, more = [('image not found', i, 'no region') for i in gone], [row for _, rs in done for row in rs]
     if done and all(row[0] == 'mask not found' for row in more) and not any(roi for roi, _ in done): more = [('no mask files', 'all', f'{len(done)} abnormalities have none')]
     return files, [roi for roi, _ in done if roi], rows + more
 
-# %% ../nbs/03_cbis.ipynb #6dbd405f
+# %% ../nbs/03_cbis.ipynb #eb0e389d
+def _hold_out(
+    t:pd.DataFrame, # One row per abnormality
+    valid:float, # Share of the training images for validation
+    seed:int # Of that choice
+) -> pd.DataFrame: # With the split 'valid'
+    "Patients of the official training split for validation"
+    images, _ = to_images(t, [])
+    official = (images.split == 'train').to_numpy()
+    split = images.split.to_numpy(object)
+    split[official] = patient_split(images.patient_id[official], images.pathology[official], valid, 0, seed)
+    return t.assign(split=t.of.map(dict(zip(images.image_id, split))))
+
+# %% ../nbs/03_cbis.ipynb #3010729e
+def assemble(
+    t:pd.DataFrame, # One row per abnormality, from `describe`
+    columns:list, # Its privileged columns
+    rois:list, # Regions of interest
+    rows:list, # Repairs
+    root:str|PathLike, # Folder of the download
+    classes:int, # 3 or 2
+    valid:float, # Share of the training images for validation
+    seed:int, # Of that choice
+    without:tuple, # Privileged columns to leave out, and 'missingness'
+    name:str # Of the cohort
+) -> Cohort:
+    "Tables into a `Cohort` with parts"
+    odd = [c for c in without if c not in (*columns, 'missingness')]
+    if odd: raise ValueError(f'without names {odd[0]!r}; there are missingness and the columns {", ".join(columns)}')
+    t, columns = _leave_out(_hold_out(t, valid, seed), columns, without)
+    images, image_columns = to_images(t, columns)
+    labels = CLASSES if classes == 3 else CLASSES[2:]
+    kind, rois = 'multiclass' if classes == 3 else 'multilabel', pd.DataFrame(rois, columns=['image_id', 'label', 'part', 'mask', *BOX])
+    if classes == 2: rois['label'] = labels[0]
+    def table(x, columns, more=()): return pd.concat([x[['image_id', 'patient_id', 'split', 'image', *more]], one_hot(x.pathology, classes), x[columns]], axis=1)
+    parts = Cohort(table(t, columns, ['of']), labels, tabular=columns, root=root, task=kind, name=f'{name}, abnormalities')
+    return Cohort(table(images, image_columns), labels, rois, tabular=image_columns, root=root, task=kind, name=name, repairs=repair_table(rows), parts=parts)
+
+# %% ../nbs/03_cbis.ipynb #3741ec0b
+def _read_all(
+    root:str|PathLike, # Folder of the download
+    task:str, # 'mass', 'calc' or 'both'
+    csvs:str|PathLike=None, # Folder with the CSV files
+    unrepaired=() # Kinds of repair to leave out
+) -> tuple[pd.DataFrame, list]: # One row per abnormality; repairs
+    "All tables of a task, below one another"
+    read = [read_cases(root, t, p, csvs, unrepaired) for t in (OF_TASK if task == 'both' else [task]) for p in ('train', 'test')]
+    return pd.concat([t for t, _ in read], ignore_index=True), [r for _, rs in read for r in rs]
+
+# %% ../nbs/03_cbis.ipynb #2a3e294d
+def _refuse(
+    rows:list, # Repairs
+    unrepaired # Kinds of repair to leave out
+):
+    "Raise a `ValueError` for a fault that may not be repaired"
+    refused = [r for r in rows if r[0] in unrepaired and FIXES[r[0]][1] == 'an error']
+    if refused: raise ValueError(f'{len(refused)} times {refused[0][0]!r} ({refused[0][1]}: {refused[0][2]}), and it is in unrepaired')
+
+# %% ../nbs/03_cbis.ipynb #bad2c990
+_CHOICES = dict(task=('mass', 'calc', 'both'), classes=(2, 3), cross=('drop', 'test'), missing=('keep', 'drop'))
+
+def _check_choices(**chosen):
+    "Raise a `ValueError` for an option that has another value than it may have"
+    for name, value in chosen.items():
+        if value not in _CHOICES[name]: raise ValueError(f'{name} must be one of {_CHOICES[name]}, not {value!r}')
+
+# %% ../nbs/03_cbis.ipynb #4f6c7988
 def cbis_cohort(
     root:str|PathLike, # Folder of the download, or just of the CSV files
     task:str='mass', # 'mass', 'calc' or 'both'
@@ -565,48 +727,15 @@ def cbis_cohort(
 ) -> Cohort: # One row per image; `.parts` has one per abnormality, `.repairs` what was changed
     "CBIS-DDSM; raises `FileNotFoundError` or `ValueError` naming what is missing or wrong"
     unrepaired, without = _check_kinds(unrepaired), (without,) if isinstance(without, str) else tuple(without)
-    for name, value, allowed in [('task', task, ('mass', 'calc', 'both')), ('classes', classes, (2, 3)), ('cross', cross, ('drop', 'test')), ('missing', missing, ('keep', 'drop'))]:
-        if value not in allowed: raise ValueError(f'{name} must be one of {allowed}, not {value!r}')
-    read = [read_cases(root, t, p, csvs, unrepaired) for t in (OF_TASK if task == 'both' else [task]) for p in ('train', 'test')]
-    cases, rows = pd.concat([t for t, _ in read], ignore_index=True), [r for _, rs in read for r in rs]
+    _check_choices(task=task, classes=classes, cross=cross, missing=missing)
+    cases, rows = _read_all(root, task, csvs, unrepaired)
     cases, more = settle_patients(cases, cross, root, csvs, unrepaired)
     files, rois, found = find_regions(cases, root, cache, unrepaired, n_jobs, progress)
     if missing == 'drop': cases = cases[cases.of.isin(files)].reset_index(drop=True)
     if not len(cases): raise FileNotFoundError(f"missing='drop' leaves no image, since none of the tables' files is in {root}")
     t, columns, said = describe(cases, unrepaired)
     rows += more + found + said
-    refused = [r for r in rows if r[0] in unrepaired and FIXES[r[0]][1] == 'an error']
-    if refused: raise ValueError(f'{len(refused)} times {refused[0][0]!r} ({refused[0][1]}: {refused[0][2]}), and it is in unrepaired')
-    return assemble(t.assign(image=[files.get(i, p.strip()) for i, p in zip(t.of, t.image)]), columns, rois, rows, root, classes, valid, seed, without, ('phantom of ' if (Path(root)/'phantom.json').is_file() else '') + f'CBIS-DDSM {task}')
-
-# %% ../nbs/03_cbis.ipynb #fc832dd6
-def assemble(
-    t:pd.DataFrame, # One row per abnormality, from `describe`
-    columns:list, # Its privileged columns
-    rois:list, # Regions of interest
-    rows:list, # Repairs
-    root:str|PathLike, # Folder of the download
-    classes:int, # 3 or 2
-    valid:float, # Share of the training images for validation
-    seed:int, # Of that choice
-    without:tuple, # Privileged columns to leave out, and 'missingness'
-    name:str # Of the cohort
-) -> Cohort:
-    "Tables into a `Cohort` with parts"
-    odd = [c for c in without if c not in (*columns, 'missingness')]
-    if odd: raise ValueError(f'without names {odd[0]!r}; there are missingness and the columns {", ".join(columns)}')
-    images, _ = to_images(t, [])
-    official = (images.split == 'train').to_numpy()
-    split = images.split.to_numpy(object)
-    split[official] = patient_split(images.patient_id[official], images.pathology[official], valid, 0, seed)
-    t = t.assign(split=t.of.map(dict(zip(images.image_id, split))))
-    if 'missingness' in without: t = fill_in(t, [c for c in columns if c not in without])
-    columns = [c for c in columns if c not in without and not ('missingness' in without and c.endswith(' missing'))]
-    images, image_columns = to_images(t, columns)
-    labels = CLASSES if classes == 3 else CLASSES[2:]
-    kind, rois = 'multiclass' if classes == 3 else 'multilabel', pd.DataFrame(rois, columns=['image_id', 'label', 'part', 'mask', *BOX])
-    if classes == 2: rois['label'] = labels[0]
-    keys = ['image_id', 'patient_id', 'split', 'image']
-    def table(x, columns, more=()): return pd.concat([x[[*keys, *more]], one_hot(x.pathology, classes), x[columns]], axis=1)
-    parts = Cohort(table(t, columns, ['of']), labels, tabular=columns, root=root, task=kind, name=f'{name}, abnormalities')
-    return Cohort(table(images, image_columns), labels, rois, tabular=image_columns, root=root, task=kind, name=name, repairs=repair_table(rows), parts=parts)
+    _refuse(rows, unrepaired)
+    name = ('phantom of ' if (Path(root)/'phantom.json').is_file() else '') + f'CBIS-DDSM {task}'
+    t = t.assign(image=[files.get(i, p.strip()) for i, p in zip(t.of, t.image)])
+    return assemble(t, columns, rois, rows, root, classes, valid, seed, without, name)

@@ -6,13 +6,13 @@ Docs: https://mmpkd.github.io/mmpkd/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'run_app', 'audit_app', 'teacher_app', 'phantom_app', 'grid_app', 'quality_app', 'transfer_app', 'console',
-           'Root', 'Out', 'Arms', 'Report', 'Matched', 'ConventionText', 'Seeds', 'TeacherName', 'TextModel', 'Preset',
-           'Lam', 'Temperature', 'Size', 'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau', 'Jobs',
-           'SkipUnreadable', 'UNUSED', 'DEFAULTS', 'PhantomPath', 'PhantomN', 'PhantomSeed', 'Dirt', 'DEMO',
-           'main_options', 'print_table', 'print_run', 'finish', 'busbra', 'mimic', 'cbis', 'print_columns', 'table',
-           'auto_teacher', 'read_convention', 'training_config', 'run', 'numbers', 'grid', 'quality', 'transfer',
-           'audit', 'teach', 'add_command', 'reliability', 'phantom_mimic_command', 'phantom_cbis_command', 'demo',
-           'predict', 'main']
+           'PhantomPath', 'PhantomN', 'PhantomSeed', 'Dirt', 'Root', 'Out', 'Arms', 'Seeds', 'Jobs', 'SkipUnreadable',
+           'Report', 'TeacherName', 'TextModel', 'TeacherPerSeed', 'Preset', 'Matched', 'Lam', 'Temperature', 'Size',
+           'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau', 'ConventionText', 'UNUSED', 'DEFAULTS',
+           'DEMO', 'main_options', 'phantom_mimic_command', 'phantom_cbis_command', 'busbra', 'mimic', 'cbis',
+           'print_columns', 'table', 'auto_teacher', 'read_convention', 'training_config', 'print_table', 'print_run',
+           'finish', 'run', 'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach', 'add_command', 'reliability',
+           'demo', 'predict', 'main']
 
 # %% ../nbs/43_cli.ipynb #48a9f779
 import sys, warnings
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from . import __version__
 
-# %% ../nbs/43_cli.ipynb #c7fc7359
+# %% ../nbs/43_cli.ipynb #c41bd2f7
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings=dict(help_option_names=['-h', '--help']),
                   help='Multimodal privileged knowledge distillation: does information that exists only in training help an image model to find the lesion?')
 run_app = typer.Typer(no_args_is_help=True, help='Baseline against MMPKD on a data set: teacher, soft labels, students, attention, scores, report.')
@@ -40,65 +40,33 @@ for name, part in dict(run=run_app, grid=grid_app, quality=quality_app, transfer
     app.add_typer(part, name=name)
 console = Console()
 
+# %% ../nbs/43_cli.ipynb #1ab5986c
 def _version(value:bool):
     if value: print(__version__); raise typer.Exit()
 
 @app.callback()
 def main_options(version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Print the version and stop.')]=False): pass
 
-# %% ../nbs/43_cli.ipynb #9532ea86
-def print_table(
-    t, # A table of numbers or text; its index is shown
-    title:str=''
-):
-    "A table on the terminal, as wide as it needs to be"
-    t = t.reset_index()
-    table = Table(title=title, title_justify='left', box=None, padding=(0, 1, 0, 0))
-    text = [[f'{v:.3f}' if isinstance(v, float) else str(v) for v in row] for row in t.itertuples(index=False)]
-    for i, c in enumerate(t): table.add_column(' '.join(c).strip() if isinstance(c, tuple) else str(c), justify='left' if i == 0 else 'right', no_wrap=True)
-    for row in text: table.add_row(*row)
-    Console(width=max(console.width, 130)).print(table)
+# %% ../nbs/43_cli.ipynb #513b8e30
+PhantomPath = Annotated[Path, typer.Argument(help='Folder to write.')]
+PhantomN = Annotated[int, typer.Option(help='Studies or mammograms.')]
+PhantomSeed = Annotated[int, typer.Option(help='Same seed, same files.')]
+Dirt = Annotated[bool, typer.Option(help='With the faults of a real download, in known amounts (planted.json).')]
 
-def print_run(
-    run, # A finished `Run`
-    page:Path # Its report
-):
-    "A finished run, on the terminal"
-    from mmpkd.report import caveats, table1
-    t = table1(run)
-    if t['No box'].str.fullmatch('0.000( ± 0.000)?').all(): t = t.drop(columns='No box')
-    print_table(t, f"{run.asked['cohort']}, {run.seeds} seed{'s' if run.seeds > 1 else ''}: mean ± sd")
-    teacher = ', '.join(f'{v:.3f} {k}' for k, v in run.teacher['auroc'].items())
-    console.print(f'Teacher AUROC: {teacher}\n', highlight=False)
-    for text in [*run.verdicts().values(), *caveats(run)]: console.print(text, highlight=False)
-    console.print(f'\nReport: {page}', highlight=False, soft_wrap=True)
+@phantom_app.command('mimic')
+def phantom_mimic_command(path:PhantomPath, n:PhantomN=200, seed:PhantomSeed=0, release:Annotated[str, typer.Option(help="'dicom' or 'jpg'.")]='dicom', dirt:Dirt=True):
+    "Chest radiographs with reports, as MIMIC-CXR is downloaded."
+    from mmpkd.phantom_mimic import phantom_mimic
+    console.print(f'Written: {phantom_mimic(path, n, seed, release=release, dirt=dirt)}', highlight=False, soft_wrap=True)
 
-# %% ../nbs/43_cli.ipynb #190d6bb3
-def finish(
-    cohort, # The `Cohort`
-    config:dict, # From `make_config`
-    out:Path, # The run folder
-    arms:str, # Separated by commas, or 'all'
-    seeds:int, # Per arm
-    jobs:int, # Units at a time
-    skip_unreadable:bool=False, # Leave out what cannot be decoded
-    report:bool=False # Also everything that needs the students once more
-):
-    "Run what is missing, write the report, print the result"
-    from mmpkd.arms import arms_for
-    from mmpkd.experiment import run_experiment
-    from mmpkd.localization import CONVENTIONS
-    from mmpkd.report import write_report
-    names = arms_for(config['teacher']) if arms == 'all' else [a.strip() for a in arms.split(',')]
-    run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable)
-    print_run(run, write_report(run, cohort))
-    if not report: return
-    console.print('The rest of the report takes the students once more ...')
-    write_report(run, cohort, CONVENTIONS, jobs)
+# %% ../nbs/43_cli.ipynb #67ca5b6c
+@phantom_app.command('cbis')
+def phantom_cbis_command(path:PhantomPath, n:PhantomN=120, seed:PhantomSeed=0, dirt:Dirt=True):
+    "Mammograms with masks and metadata, as CBIS-DDSM is downloaded."
+    from mmpkd.phantom_cbis import phantom_cbis
+    console.print(f'Written: {phantom_cbis(path, n, seed, dirt=dirt)}', highlight=False, soft_wrap=True)
 
-# %% ../nbs/43_cli.ipynb #557c62ab
-Root = Annotated[Path, typer.Option(help='The folder you downloaded.')]
-
+# %% ../nbs/43_cli.ipynb #51c15947
 def busbra(
     root:Annotated[Path, typer.Option(help='Folder with bus_data.csv, 5-fold-cv.csv, Images and Masks.')],
     test_fold:Annotated[int, typer.Option(help='Official fold (1 to 5) for testing.')]=5,
@@ -109,7 +77,9 @@ def busbra(
     from mmpkd.busbra import busbra_cohort
     return busbra_cohort(root, test_fold, valid_fold, shape)
 
-# %% ../nbs/43_cli.ipynb #edb83e25
+# %% ../nbs/43_cli.ipynb #0a5a05af
+Root = Annotated[Path, typer.Option(help='The folder you downloaded.')]
+
 def mimic(
     root:Root,
     reports:Annotated[Path|None, typer.Option(help='Folder with the reports, if they are not below root (the JPG release has none).')]=None,
@@ -160,7 +130,17 @@ def print_columns(
     for r in kinds.itertuples(): table.add_row(r.Index, roles[r.Index], r.kind, str(r.values), f'{r.missing:.1%}')
     Console(width=max(console.width, 100)).print(table)
 
-# %% ../nbs/43_cli.ipynb #691aeb7a
+# %% ../nbs/43_cli.ipynb #64fc512d
+def _hide(items, text, words): # The table, whose reports lack these words
+    from mmpkd.mimic import mask_labels
+    return items.assign(**{text: [mask_labels(r, dict(hidden=words)) if isinstance(r, str) else r for r in items[text]]})
+
+# %% ../nbs/43_cli.ipynb #1b91a4a8
+def _column_roles(image_id, patient, image, labels, tabular, split, text, masks): # Column -> what it is used as
+    roles = {image_id: 'image name', patient: 'patient', image: 'image path'} | {c: 'label' for c in labels} | {c: 'metadata' for c in tabular or ()}
+    return roles | {c: role for c, role in ((split, 'split'), (text, 'report'), (masks, 'mask path')) if c}
+
+# %% ../nbs/43_cli.ipynb #b35d3d29
 def table(
     table:Annotated[Path, typer.Option(help='One row per image: .csv, .tsv (also .gz) or .parquet.')],
     label:Annotated[list[str], typer.Option(help='Label column (0, 1 or blank); may be given several times. With --task multiclass: the one column that names the class.')],
@@ -182,35 +162,39 @@ def table(
     "Your own table: reports, metadata or both are privileged."
     from mmpkd.cohort import Cohort, need_columns, read_table
     from mmpkd.images import mask_rois
-    from mmpkd.mimic import mask_labels
     if boxes and masks: raise ValueError('where are the lesions? Give --boxes FILE or --masks COLUMN, one of them')
     if masks and (len(label) > 1 or task != 'multilabel'): raise ValueError('--masks goes with one 0/1 label; with several classes give --boxes FILE, which may have a column mask')
     items = read_table(table, (image_id, patient))
     split = split or ('split' if 'split' in items else None)
-    roles = {image_id: 'image name', patient: 'patient', image: 'image path'} | {c: 'label' for c in label} | {c: 'metadata' for c in tabular or ()}
-    roles |= {c: role for c, role in ((split, 'split'), (text, 'report'), (masks, 'mask path')) if c}
+    roles = _column_roles(image_id, patient, image, label, tabular, split, text, masks)
     need_columns(items, [*roles], table.name)
     print_columns(items, roles)
     if not split: console.print(f'No split is given: one is made by patients, {valid:.0%} for validation and {test:.0%} for testing (seed {split_seed}).', highlight=False)
     rois = mask_rois(items[items[masks].notna()].assign(image_id=items[image_id], label=label[0]), root, masks) if masks else boxes
-    if hide and text: items = items.assign(**{text: [mask_labels(r, dict(hidden=hide)) if isinstance(r, str) else r for r in items[text]]})
+    if hide and text: items = _hide(items, text, hide)
     return Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem, valid, test, split_seed)
 
-# %% ../nbs/43_cli.ipynb #56f9e226
+# %% ../nbs/43_cli.ipynb #91c98397
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
 Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-bag (forests), out-of-fold; "
                                         "the controls label-smoothing, class-mean, shuffled, permuted, self-distillation; or 'all'. "
                                         "An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'.")]
+Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
+Jobs = Annotated[int, typer.Option(min=1, help='Students trained at a time, each with its share of the cores; 1 on a GPU.')]
+SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out images that cannot be decoded, and count them in the report; without it they are an error.')]
 Report = Annotated[bool, typer.Option('--report', help='The whole report: also under other conventions, agreement between seeds, '
                                                        'and whether the maps depend on what was learned. Takes longer.')]
-Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold'.")]
-ConventionText = Annotated[str, typer.Option('--convention', help="How maps are read and scored, where it differs from the default, such as 'rule=otsu layer=-2 artefacts=mask'.")]
-Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
+
+# %% ../nbs/43_cli.ipynb #74e45181
 TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked.")]
 TextModel = Annotated[str|None, typer.Option(help="For the teacher 'bert': name on the model hub, or a folder.")]
+TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
 Preset = Annotated[str|None, typer.Option(help="'paper': the teacher as close to the paper's as it can be known.")]
+Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold'.")]
 Lam = Annotated[float, typer.Option(help='Weight λ of the soft labels, in [0, 1].')]
 Temperature = Annotated[str, typer.Option('--temperature', '-T', help="Temperature T of the soft labels, or 'valid': by likelihood on validation images.")]
+
+# %% ../nbs/43_cli.ipynb #64ca6880
 Size = Annotated[int, typer.Option(help='Side of the square image, in pixels.')]
 Epochs = Annotated[int, typer.Option(help='Passes over the training images.')]
 BS = Annotated[int, typer.Option('--bs', help='Images per batch.')]
@@ -219,8 +203,7 @@ Augment = Annotated[str, typer.Option(help="Of training images: 'none', 'flip', 
 Weights = Annotated[str, typer.Option(help="'imagenet' (from the model hub), 'none' (random), or the path of a local checkpoint.")]
 Precision = Annotated[str, typer.Option(help="'bf16', 'fp32', or 'auto': bf16 where the device computes in it.")]
 Tau = Annotated[float|None, typer.Option(help='Boxes are drawn around attention of at least tau times its maximum; 0.5 where the rule of --convention needs one.')]
-Jobs = Annotated[int, typer.Option(min=1, help='Students trained at a time, each with its share of the cores; 1 on a GPU.')]
-SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out images that cannot be decoded, and count them in the report; without it they are an error.')]
+ConventionText = Annotated[str, typer.Option('--convention', help="How maps are read and scored, where it differs from the default, such as 'rule=otsu layer=-2 artefacts=mask'.")]
 
 # %% ../nbs/43_cli.ipynb #196d4a5f
 def auto_teacher(
@@ -249,13 +232,14 @@ def read_convention(
     if words := [k for k in ('tau', 'min_area') if isinstance(out.get(k), str)]: raise ValueError(f'--convention: {words[0]} must be a number, not {out[words[0]]!r}')
     return out
 
-# %% ../nbs/43_cli.ipynb #c36de639
+# %% ../nbs/43_cli.ipynb #5fa028ec
 def training_config(
     cohort, # The `Cohort`, for the teacher 'auto'
     data:dict, # How the cohort was made, for the record
     teacher:TeacherName='auto',
     text_model:TextModel=None,
     preset:Preset=None,
+    teacher_per_seed:TeacherPerSeed=False,
     lam:Lam=.5,
     temperature:Temperature='1',
     matched:Matched='out-of-fold',
@@ -274,8 +258,59 @@ def training_config(
     from mmpkd.experiment import make_config
     try: T = temperature if temperature == 'valid' else float(temperature)
     except ValueError: raise ValueError(f"--temperature must be a number or 'valid', not {temperature!r}") from None
-    return make_config(auto_teacher(cohort) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset, lam, T, matched,
-                       size, epochs, lr, bs=bs, augment=augment, weights=weights, precision=precision, convention=({} if tau is None else dict(tau=tau)) | read_convention(convention), data=data, **more)
+    return make_config(auto_teacher(cohort) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset=preset, teacher_per_seed=teacher_per_seed, lam=lam, T=T,
+                       matched=matched, size=size, epochs=epochs, lr=lr, bs=bs, augment=augment, weights=weights, precision=precision, convention=({} if tau is None else dict(tau=tau)) | read_convention(convention), data=data, **more)
+
+# %% ../nbs/43_cli.ipynb #f6f47b53
+def print_table(
+    t, # A table of numbers or text; its index is shown
+    title:str=''
+):
+    "A table on the terminal, as wide as it needs to be"
+    t = t.reset_index()
+    table = Table(title=title, title_justify='left', box=None, padding=(0, 1, 0, 0))
+    text = [[f'{v:.3f}' if isinstance(v, float) else str(v) for v in row] for row in t.itertuples(index=False)]
+    for i, c in enumerate(t): table.add_column(' '.join(c).strip() if isinstance(c, tuple) else str(c), justify='left' if i == 0 else 'right', no_wrap=True)
+    for row in text: table.add_row(*row)
+    Console(width=max(console.width, 130, Console(width=1000).measure(table).maximum)).print(table)
+
+# %% ../nbs/43_cli.ipynb #0eecc669
+def print_run(
+    run, # A finished `Run`
+    page:Path # Its report
+):
+    "A finished run, on the terminal"
+    from mmpkd.report import caveats, table1
+    t = table1(run)
+    if t['No box'].str.fullmatch('0.000( ± 0.000)?').all(): t = t.drop(columns='No box')
+    print_table(t, f"{run.asked['cohort']}, {run.seeds} seed{'s' if run.seeds > 1 else ''}: mean ± sd")
+    teacher = ', '.join(f'{v:.3f} {k}' for k, v in run.teacher['auroc'].items())
+    console.print(f'Teacher AUROC: {teacher}\n', highlight=False)
+    for text in [*run.verdicts().values(), *caveats(run)]: console.print(text, highlight=False)
+    console.print(f'\nReport: {page}', highlight=False, soft_wrap=True)
+
+# %% ../nbs/43_cli.ipynb #190d6bb3
+def finish(
+    cohort, # The `Cohort`
+    config:dict, # From `make_config`
+    out:Path, # The run folder
+    arms:str, # Separated by commas, or 'all'
+    seeds:int, # Per arm
+    jobs:int, # Units at a time
+    skip_unreadable:bool=False, # Leave out what cannot be decoded
+    report:bool=False # Also everything that needs the students once more
+):
+    "Run what is missing, write the report, print the result"
+    from mmpkd.arms import arms_for
+    from mmpkd.experiment import run_experiment
+    from mmpkd.localization import CONVENTIONS
+    from mmpkd.report import write_report
+    names = arms_for(config['teacher']) if arms == 'all' else [a.strip() for a in arms.split(',')]
+    run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable)
+    print_run(run, write_report(run, cohort))
+    if not report: return
+    console.print('The rest of the report takes the students once more ...')
+    write_report(run, cohort, CONVENTIONS, jobs)
 
 # %% ../nbs/43_cli.ipynb #ce70ff5a
 def run(
@@ -292,11 +327,12 @@ def run(
     cohort = load()
     finish(cohort, config(cohort), out, arms, seeds, jobs, skip_unreadable, report)
 
-# %% ../nbs/43_cli.ipynb #b28feb3d
+# %% ../nbs/43_cli.ipynb #a2c211d5
 def numbers(text, option): # Numbers separated by commas
     try: return tuple(float(v) for v in text.split(','))
     except ValueError: raise ValueError(f'{option} must be numbers separated by commas, not {text!r}') from None
 
+# %% ../nbs/43_cli.ipynb #408ef7a6
 def grid(
     load, # Makes the cohort
     config, # Makes the settings
@@ -390,8 +426,8 @@ def teach(
     for c in t: table.add_row(c, plus_minus(t.loc['mean', c], t.loc['sd', c] if seeds > 1 else float('nan'), 3))
     console.print(table)
 
-# %% ../nbs/43_cli.ipynb #088568e5
-UNUSED = dict(grid=('lam', 'temperature', 'matched'), quality=('matched',), transfer=('teacher', 'text_model', 'preset', 'lam', 'temperature', 'matched'))   # options that would do nothing
+# %% ../nbs/43_cli.ipynb #ee79392f
+UNUSED = dict(grid=('lam', 'temperature', 'matched'), quality=('matched',), transfer=('teacher', 'text_model', 'preset', 'teacher_per_seed', 'lam', 'temperature', 'matched'))   # options that would do nothing
 
 def add_command(
     part:typer.Typer, # Where to
@@ -411,6 +447,7 @@ def add_command(
     command.__signature__, command.__doc__ = Signature(params), f'{source.__doc__}'
     part.command(source.__name__)(command)
 
+# %% ../nbs/43_cli.ipynb #b0390dbc
 DEFAULTS = { # Of each source: for training, for `teach`
     busbra: (dict(arms='baseline,out-of-bag', arm='out-of-bag', matched='out-of-bag', size=160), {}),
     mimic: (dict(teacher='bert'), dict(teacher='bert')),
@@ -432,24 +469,6 @@ def reliability(folder:Annotated[Path, typer.Argument(help='A finished run folde
     from mmpkd.studies import reliability_table, show_reliability
     run = Run(folder)
     print_table(write_study(run, 'reliability', reliability_table(run), show_reliability(run).figure), f"{run.asked['cohort']}: agreement between seeds, over test images")
-
-# %% ../nbs/43_cli.ipynb #96d41fe7
-PhantomPath = Annotated[Path, typer.Argument(help='Folder to write.')]
-PhantomN = Annotated[int, typer.Option(help='Studies or mammograms.')]
-PhantomSeed = Annotated[int, typer.Option(help='Same seed, same files.')]
-Dirt = Annotated[bool, typer.Option(help='With the faults of a real download, in known amounts (planted.json).')]
-
-@phantom_app.command('mimic')
-def phantom_mimic_command(path:PhantomPath, n:PhantomN=200, seed:PhantomSeed=0, release:Annotated[str, typer.Option(help="'dicom' or 'jpg'.")]='dicom', dirt:Dirt=True):
-    "Chest radiographs with reports, as MIMIC-CXR is downloaded."
-    from mmpkd.phantom_mimic import phantom_mimic
-    console.print(f'Written: {phantom_mimic(path, n, seed, release=release, dirt=dirt)}', highlight=False, soft_wrap=True)
-
-@phantom_app.command('cbis')
-def phantom_cbis_command(path:PhantomPath, n:PhantomN=120, seed:PhantomSeed=0, dirt:Dirt=True):
-    "Mammograms with masks and metadata, as CBIS-DDSM is downloaded."
-    from mmpkd.phantom_cbis import phantom_cbis
-    console.print(f'Written: {phantom_cbis(path, n, seed, dirt=dirt)}', highlight=False, soft_wrap=True)
 
 # %% ../nbs/43_cli.ipynb #46941eaa
 DEMO = dict(teacher='bow', augment='flip', size=64, bs=16, lr=5e-4, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=96, depth=4))
@@ -475,7 +494,26 @@ def demo(
     config = make_config(**DEMO | (dict(augment='none') if says else {}), epochs=epochs, data=dict(source='phantom', **knobs))   # a mirror would make left right
     finish(phantom_cohort(out/'phantom'), config, out/'run', arms, seeds, jobs, report=report)
 
-# %% ../nbs/43_cli.ipynb #fe296cd3
+# %% ../nbs/43_cli.ipynb #8100a34e
+def _convention_of(student, tau): # `student` is its folder
+    import json
+    from mmpkd.localization import Convention
+    unit = json.loads((student/'unit.json').read_text()) if (student/'unit.json').is_file() else {}
+    return Convention(**(unit.get('convention', {}) | ({} if tau is None else dict(tau=tau))))
+
+# %% ../nbs/43_cli.ipynb #98924b4a
+def _look(s, a, convention): # A `Student` and an image -> probability of each label, heat of each pixel, boxes
+    from mmpkd.attention import patch_maps
+    from mmpkd.images import Geometry
+    from mmpkd.localization import predicted_boxes
+    from mmpkd.losses import DistillationLoss
+    geometry = Geometry(*a.shape, s.size)
+    x = s.inputs(geometry.to_square(a)[None])
+    p = DistillationLoss(task=s.task).activation(s.model.eval()(x))[0].tolist()
+    heat = geometry.map_to_original(patch_maps(s.model, x, **convention.maps_args())[0].cpu().numpy(), convention.interpolation)
+    return dict(zip(s.labels, p)), heat, predicted_boxes(heat, convention)
+
+# %% ../nbs/43_cli.ipynb #ccf1c264
 @app.command('predict')
 def predict(
     student:Annotated[Path, typer.Argument(help='Folder of a trained student, such as RUN/units/out-of-bag/seed-0.')],
@@ -485,22 +523,13 @@ def predict(
     frame:Annotated[int|None, typer.Option(help='Which frame of a DICOM file that has several, counted from 0.')]=None,
 ):
     "Probabilities, heat map and boxes for one new image. Not for clinical use."
-    import json
     import matplotlib.pyplot as plt
-    from mmpkd.attention import patch_maps
-    from mmpkd.images import Geometry, read_image
-    from mmpkd.localization import Convention, predicted_boxes, show_localization
-    from mmpkd.losses import DistillationLoss
+    from mmpkd.images import read_image
+    from mmpkd.localization import show_localization
     from mmpkd.student import Student
     s, a = Student.load(student), read_image(image, frame)
-    unit = json.loads((student/'unit.json').read_text()) if (student/'unit.json').is_file() else {}
-    convention = Convention(**(unit.get('convention', {}) | ({} if tau is None else dict(tau=tau))))
-    geometry = Geometry(*a.shape, s.size)
-    x = s.inputs(geometry.to_square(a)[None])
-    p = DistillationLoss(task=s.task).activation(s.model.eval()(x))[0].tolist()
-    heat = geometry.map_to_original(patch_maps(s.model, x, **convention.maps_args())[0].cpu().numpy(), convention.interpolation)
-    boxes = predicted_boxes(heat, convention)
-    for label, value in zip(s.labels, p): console.print(f'{label}: {value:.3f}', highlight=False)
+    p, heat, boxes = _look(s, a, _convention_of(student, tau))
+    for label, value in p.items(): console.print(f'{label}: {value:.3f}', highlight=False)
     for b in boxes: console.print(f'box x0={b[0]} y0={b[1]} x1={b[2]} y1={b[3]}', highlight=False)
     figure = show_localization(a, heat, boxes).figure
     figure.savefig(out, dpi=150, bbox_inches='tight')

@@ -8,32 +8,31 @@ Docs: https://mmpkd.github.io/mmpkd/localizers.html.md"""
 __all__ = ['TRIVIAL', 'LOCALIZERS', 'mean_roi', 'trivial_maps', 'Localizer', 'student_localizer', 'score_localizer',
            'trivial_localizers']
 
-# %% ../nbs/33_localizers.ipynb #e41391a3
+# %% ../nbs/33_localizers.ipynb #497a221b
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .attention import AttentionMaps, attention_maps
+from .attention import AttentionMaps, several_maps
 from .cohort import Cohort
 from .images import Geometry, Pixels, read_image
 from .localization import GRID, Regions, otsu, score_conventions, tune_tau
 from .student import VIT_TINY, Student, create_student
 
-# %% ../nbs/33_localizers.ipynb #7403c1b2
-TRIVIAL = {'noise': 'Noise', 'centre': 'Centred Gaussian', 'mean-roi': 'Mean training ROI', 'whole': 'Whole image', 'body': 'Bright body'}
-
-# %% ../nbs/33_localizers.ipynb #32168207
+# %% ../nbs/33_localizers.ipynb #73a0a0cf
 def _centres(geometry, g): # x and y of the centres of g x g patches, from 0 to 1 inside the original image
     c = (np.arange(g) + .5)*geometry.size/g
     x, y, _, _ = geometry.to_original(np.stack([c, c, c, c], 1)).T
     return x/geometry.w, y/geometry.h
 
+# %% ../nbs/33_localizers.ipynb #ccdb2a62
 def _gaussian(geometry, g, sd):
     x, y = _centres(geometry, g)
     return np.exp(-((y[:, None] - .5)**2 + (x - .5)**2)/(2*sd**2))
 
+# %% ../nbs/33_localizers.ipynb #c40124c2
 def mean_roi(
     cohort:Cohort, # Its training images with regions are used, and no others
     pixels:Pixels=None # Knows the sizes of the images, which else have to be read
@@ -46,6 +45,7 @@ def mean_roi(
     known = [pixels.geometry(i) if pixels is not None else Geometry(*read_image(train.root/paths[i]).shape, 1) for i in ids]
     return Regions(train, ids, known).grid/len(ids)
 
+# %% ../nbs/33_localizers.ipynb #e8d9f186
 def _usual_place(geometry, g, grid):
     i, j = ((v*GRID).astype(int).clip(0, GRID - 1) for v in reversed(_centres(geometry, g)))
     return grid[np.ix_(i, j)]
@@ -57,7 +57,9 @@ def _body(a, geometry, g): # (g, g) share of bright pixels in each patch
     patches = np.eye(geometry.size).repeat(g, 0).reshape(g, geometry.size, geometry.size).mean(1)      # (g, size) what each pixel adds to the mean of a patch
     return patches @ bright @ patches.T
 
-# %% ../nbs/33_localizers.ipynb #d7519ba0
+# %% ../nbs/33_localizers.ipynb #974fd0bb
+TRIVIAL = {'noise': 'Noise', 'centre': 'Centred Gaussian', 'mean-roi': 'Mean training ROI', 'whole': 'Whole image', 'body': 'Bright body'}
+
 def trivial_maps(
     kind:str, # A key of `TRIVIAL`
     geometries:list, # (N,) `Geometry` of each image
@@ -79,32 +81,43 @@ def trivial_maps(
     else: maps = [_body(pixels[i], geo, g) for i, geo in zip(image_ids, geometries, strict=True)]
     return np.array(maps, np.float32).reshape(-1, g, g)
 
-# %% ../nbs/33_localizers.ipynb #c9188c4f
+# %% ../nbs/33_localizers.ipynb #a79ccec7
 @dataclass(frozen=True)
 class Localizer:
     "Whatever makes maps"
     look:object # `look(split, label, **maps_args)` gives the `AttentionMaps` of a split
     trivial:str = None # A key of `TRIVIAL`, if it is one of these
+    look_once:object = None # `look_once(split, label, hows)` gives the maps for each of several `maps_args`, if that is faster than one after another
 
+    def looks(self, split, label, hows): return self.look_once(split, label, hows) if self.look_once else [self.look(split, label, **how) for how in hows]
+
+# %% ../nbs/33_localizers.ipynb #5500ce7d
 def student_localizer(
     student:Student, # Or any vision transformer in its clothes
     pixels:Pixels, # The pixel cache
     cohort:Cohort # All splits
 ) -> Localizer: # Its maps are for `label`, if one is asked for
     "A student, which looks at the images of a split"
-    def look(split, label, **how): return attention_maps(student, pixels, cohort.split(split).items.image_id, target=label, **how)
-    return Localizer(look)
+    def look_once(split, label, hows): return several_maps(student, pixels, cohort.split(split).items.image_id, hows, label)
+    def look(split, label, **how): return look_once(split, label, [how])[0]
+    return Localizer(look, look_once=look_once)
 
-# %% ../nbs/33_localizers.ipynb #e8568695
-def _scored(localizer, valid, test, conventions, label):
-    "Scores of the test images under conventions that read the same maps"
-    def maps(split): m = localizer.look(split, label, **conventions[0].maps_args()); return m.maps, m.image_ids, m.geometries
-    untuned = [c for c in conventions if c.rule == 'tuned' and c.tau is None]
-    known = maps('valid') if untuned else ()
-    actual = {c: c.tuned(tune_tau(*known, valid, c, label=label)) if c in untuned else c for c in conventions}
-    scored = score_conventions(*maps('test'), test, actual.values(), label, localizer.trivial == 'whole')
-    return {c: scored[a] for c, a in actual.items()}
+# %% ../nbs/33_localizers.ipynb #c589a0cd
+def _untuned(c): return c.rule == 'tuned' and c.tau is None
 
+def _scored(localizer, valid, test, groups, label):
+    "Scores of the test images under conventions, in groups that read the same maps"
+    def parts(m): return m.maps, m.image_ids, m.geometries
+    hows, scores = [group[0].maps_args() for group in groups], {}
+    needed = [i for i, group in enumerate(groups) if any(map(_untuned, group))]
+    known = dict(zip(needed, localizer.looks('valid', label, [hows[i] for i in needed]))) if needed else {}
+    for i, (group, m) in enumerate(zip(groups, localizer.looks('test', label, hows))):
+        actual = {c: c.tuned(tune_tau(*parts(known[i]), valid, c, label=label)) if _untuned(c) else c for c in group}
+        scored = score_conventions(*parts(m), test, actual.values(), label, localizer.trivial == 'whole')
+        scores |= {c: scored[a] for c, a in actual.items()}
+    return scores
+
+# %% ../nbs/33_localizers.ipynb #662a3ee8
 def _joined(parts):
     "The scores of all labels as one table, which keeps what is known of the whole; the convention is that of the first label, `taus` has the tau of each"
     table = pd.concat([t.assign(label=t.attrs['label']) if t.attrs['label'] else t for t in parts], ignore_index=True)
@@ -112,7 +125,7 @@ def _joined(parts):
     if parts[0].attrs['label']: table.attrs['taus'] = {t.attrs['label']: t.attrs['convention']['tau'] for t in parts}
     return table
 
-# %% ../nbs/33_localizers.ipynb #ffe19838
+# %% ../nbs/33_localizers.ipynb #a3ca94d9
 def score_localizer(
     localizer:Localizer, # Who looks
     cohort:Cohort, # Validation and test split, with regions of interest
@@ -121,14 +134,23 @@ def score_localizer(
     "Scores of the test images under each convention; what is tuned is tuned on the validation images"
     if not len(cohort.split('test').rois): raise ValueError('no test image has a region of interest')
     valid, test, groups, parts = cohort.split('valid'), cohort.split('test'), {}, {c: [] for c in conventions}
-    for c in parts: groups.setdefault((c.classes, *(() if localizer.trivial else c.maps_args().values())), []).append(c)
-    for (classes, *_), group in groups.items():
+    for c in parts: groups.setdefault(c.classes, {}).setdefault(() if localizer.trivial else tuple(c.maps_args().values()), []).append(c)
+    for classes, alike in groups.items():
         for label in cohort.labels if classes == 'each' else [None]:
             if label and not (test.rois.label == label).any(): continue
-            for c, table in _scored(localizer, valid, test, group, label).items(): parts[c].append(table)
+            for c, table in _scored(localizer, valid, test, [*alike.values()], label).items(): parts[c].append(table)
     return {c: _joined(p) for c, p in parts.items()}
 
-# %% ../nbs/33_localizers.ipynb #3bafdd52
+# %% ../nbs/33_localizers.ipynb #d51ec389
+def _trivial_localizer(kind, cohort, pixels, g, seed):
+    "One of the maps that have understood nothing, for the images of a split"
+    def look(split, label, **how):
+        ids = cohort.split(split).items.image_id.tolist()
+        geometries = [pixels.geometry(k) for k in ids]
+        return AttentionMaps(trivial_maps(kind, geometries, g, seed, cohort=cohort, pixels=pixels, image_ids=ids), ids, geometries)
+    return Localizer(look, kind)
+
+# %% ../nbs/33_localizers.ipynb #a99b821c
 LOCALIZERS = TRIVIAL | {'untrained': 'Untrained ViT', 'imagenet': 'Pretrained ViT, not trained further'}
 
 def trivial_localizers(
@@ -146,11 +168,5 @@ def trivial_localizers(
         torch.manual_seed(seed)
         vits = {'untrained': vit('none')} | ({} if weights == 'none' else {'imagenet': vit(weights)})
     g = vits['untrained'].model.patch_embed.grid_size[0]
-    def from_nothing(kind):
-        def look(split, label, **how):
-            ids = cohort.split(split).items.image_id.tolist()
-            geometries = [pixels.geometry(k) for k in ids]
-            return AttentionMaps(trivial_maps(kind, geometries, g, seed, cohort=cohort, pixels=pixels, image_ids=ids), ids, geometries)
-        return Localizer(look, kind)
     kinds = [k for k in TRIVIAL if k != 'mean-roi' or len(cohort.split('train').rois)]
-    return {k: from_nothing(k) for k in kinds} | {k: student_localizer(v, pixels, cohort) for k, v in vits.items()}
+    return {k: _trivial_localizer(k, cohort, pixels, g, seed) for k in kinds} | {k: student_localizer(v, pixels, cohort) for k, v in vits.items()}

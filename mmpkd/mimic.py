@@ -42,25 +42,28 @@ def section_name(
     close = get_close_matches(h, SECTIONS, 1, .8)
     return close[0] if close else 'findings' if _VIEW_WORDS.search(h) else h
 
-# %% ../nbs/02_mimic.ipynb #e9c53552
+# %% ../nbs/02_mimic.ipynb #125399ae
 _HEADING = re.compile(r'^[ \t]*([A-Z][A-Z ()/,&-]*[A-Z)])[ \t]*:', re.M)
 _WORDS = re.compile('[A-Za-z]')
 
+def _parts(report): # (section, text) in the order of the report, first the preamble
+    report = re.sub(r'^\s*FINAL REPORT[ \t]*\n', '', report.replace('\r\n', '\n'))
+    marks = list(_HEADING.finditer(report))
+    ends = [m.start() for m in marks] + [len(report)]
+    return [('preamble', report[:ends[0]])] + [(section_name(m[1]), report[m.end():e]) for m, e in zip(marks, ends[1:])]
+
+# %% ../nbs/02_mimic.ipynb #cfa43fbf
 def sections(
     report:str # The text of the file
 ) -> dict: # Name -> text, white space normalised; also 'preamble' and, without findings and impression, 'last paragraph'
     "A report, cut at its headings"
-    report = re.sub(r'^\s*FINAL REPORT[ \t]*\n', '', report.replace('\r\n', '\n'))
-    marks = list(_HEADING.finditer(report))
-    ends = [m.start() for m in marks] + [len(report)]
-    parts = [('preamble', report[:ends[0]])] + [(section_name(m[1]), report[m.end():e]) for m, e in zip(marks, ends[1:])]
-    out = {}
+    parts, out = _parts(report), {}
     for name, text in parts:
         if _WORDS.search(text) or name not in out: out[name] = text
     if not any(_WORDS.search(out.get(name, '')) for name in ('impression', 'findings')):
         name, last = parts[-1]
         first, *rest = re.split(r'\n[ \t]*\n', last.strip())
-        if rest or not marks: out[name], out['last paragraph'] = (first, '\n'.join(rest)) if rest else ('', last)
+        if rest or len(parts) == 1: out[name], out['last paragraph'] = (first, '\n'.join(rest)) if rest else ('', last)
     return {name: ' '.join(text.split()) for name, text in out.items()}
 
 # %% ../nbs/02_mimic.ipynb #a72c471b
@@ -92,7 +95,7 @@ MASKED_TERMS = {
     'Pneumonia': ['pneumonia', 'pneumonic', 'bronchopneumonia', 'pneumonitis', 'infection', 'infectious', 'infectious process'],
     'Pneumothorax': ['pneumothorax', 'hydropneumothorax', 'hemopneumothorax', 'PTX']}
 
-# %% ../nbs/02_mimic.ipynb #2f6a1591
+# %% ../nbs/02_mimic.ipynb #c394b754
 _HYPHEN = '[-\u00ad\u2010\u2011\u2013]'
 
 def _plural(word): # Regular expression for singular and plural of a word
@@ -101,16 +104,19 @@ def _plural(word): # Regular expression for singular and plural of a word
         if word.endswith(end): return spell(word.removesuffix(end)) + f'(?:{_HYPHEN}\\s*)?(?:{forms})'
     return spell(word) + '(?:s|es)?'
 
+# %% ../nbs/02_mimic.ipynb #afed79f3
 def _term(term): # Regular expression of a term; the ellipsis is its only group
     gap = rf"(\s+(?:(?!(?:and|or|but|with)\b)[\w'-]+\s+){{0,4}})"
     return gap.join(rf'(?:\s|{_HYPHEN})*'.join(map(_plural, part.split())) for part in term.lower().split('…'))
 
+# %% ../nbs/02_mimic.ipynb #face9948
 @lru_cache
 def _pattern(terms): # One regular expression for all terms, the longest first
     terms = sorted({t.strip() for t in terms}, key=lambda t: (-len(t), t))
     if '' in terms: raise ValueError('a term to be masked must not be empty')
     return re.compile(rf"(?<![^\W_])(?:{'|'.join(map(_term, terms))})(?![^\W_])", re.I)
 
+# %% ../nbs/02_mimic.ipynb #ea12cffc
 def mask_labels(
     text:str, # Any text
     terms:dict=MASKED_TERMS, # Finding -> its names; an ellipsis stands for up to four words that stay
@@ -138,7 +144,7 @@ def hard_labels(
         if value not in known: raise ValueError(f'{name} must be one of {tuple(known)}, not {value!r}')
     return raw.astype(float).where(raw.notna(), BLANK[blank]).mask(raw == -1, UNCERTAIN[uncertain])
 
-# %% ../nbs/02_mimic.ipynb #36e12a44
+# %% ../nbs/02_mimic.ipynb #08ecb04f
 def read_labels(
     path:str|PathLike, # The file of CheXpert, NegBio or the radiologist
     labels:list # Which columns
@@ -151,7 +157,7 @@ def read_labels(
     if twice.any(): raise ValueError(f'{name}, row {t.index[twice][0] + 1}: this study has a row already')
     for c in labels:
         bad = t[c].notna() & ~pd.to_numeric(t[c], errors='coerce').isin([1, 0, -1])
-        if bad.any(): raise ValueError(f'{name}, row {t.index[bad][0] + 1}, column {c!r}: {t[c][bad].iloc[0]!r} is no label; it must be 1, 0, -1 or blank')
+        if bad.any(): raise ValueError(f'{name}, row {t.index[bad][0] + 1}, column {c!r}: {t[c][bad].tolist()[0]!r} is no label; it must be 1, 0, -1 or blank')
     return t.set_index('study_id')[list(labels)].astype(float)
 
 # %% ../nbs/02_mimic.ipynb #51156770
@@ -163,8 +169,16 @@ ROI_CLASSES = {c.lower(): c for c in CHEXPERT} | {
     'groundglass opacity': 'Lung Opacity', 'acute fracture': 'Fracture', 'mass': 'Lung Lesion', 'nodule': 'Lung Lesion', 'nodule/mass': 'Lung Lesion',
     'lung nodule or mass': 'Lung Lesion', 'pleural thickening': 'Pleural Other', 'wide mediastinum': 'Enlarged Cardiomediastinum'}
 
-# %% ../nbs/02_mimic.ipynb #71f197b1
+# %% ../nbs/02_mimic.ipynb #362e932b
 _NUMBERS = {c for names in CORNERS + EXTENTS for c in names} | {'image_width', 'image_height'}
+
+def _as_numbers(t, what): # The table with corners and sizes as floats
+    for c in sorted(_NUMBERS & set(t)):
+        n = pd.to_numeric(t[c], errors='coerce')
+        bad = n.isna() & t[c].notna()
+        if bad.any(): raise ValueError(f'{what}, row {t.index[bad][0] + 1}, column {c!r}: {t[c][bad].iloc[0]!r} is no number')
+        t[c] = n.astype(float)
+    return t
 
 def plain_boxes(
     source:str|PathLike|pd.DataFrame, # A table with a row per box
@@ -176,17 +190,12 @@ def plain_boxes(
     first = lambda names: next((c for c in names if c in t), names[0])
     image, name = first(('image_id', 'dicom_id')), first(('label', 'class_name', 'category_name'))
     need_columns(t, [image, name], what)
-    for c in sorted(_NUMBERS & set(t)):
-        n = pd.to_numeric(t[c], errors='coerce')
-        bad = n.isna() & t[c].notna()
-        if bad.any(): raise ValueError(f'{what}, row {t.index[bad][0] + 1}, column {c!r}: {t[c][bad].iloc[0]!r} is no number')
-        t[c] = n.astype(float)
-    t = as_boxes(t, what)
+    t = as_boxes(_as_numbers(t, what), what)
     size = {c: t[f'image_{c}'] if f'image_{c}' in t else np.nan for c in ('width', 'height')}
     stem = t[image].astype(str).str.replace(r'\.(?:dcm|jpe?g|png)$', '', regex=True)
     return pd.DataFrame({'image_id': stem, 'name': t[name].astype(str), **t[BOX], **size})
 
-# %% ../nbs/02_mimic.ipynb #09be2d9b
+# %% ../nbs/02_mimic.ipynb #d0094ed0
 def ms_cxr(
     source:str|PathLike|pd.DataFrame # `MS_CXR_Local_Alignment_v1.1.0.csv`, or any other release
 ) -> pd.DataFrame: # Columns as from `plain_boxes`
@@ -196,6 +205,7 @@ def ms_cxr(
     need_columns(t, ['dicom_id', 'category_name', 'x', 'y', 'w', 'h'], what)
     return plain_boxes(t.drop(columns='label', errors='ignore'), what)
 
+# %% ../nbs/02_mimic.ipynb #4071eea2
 def coco_boxes(
     source:str|PathLike # A COCO file; the stem of each `file_name` is a dicom_id
 ) -> pd.DataFrame: # Columns as from `plain_boxes`
@@ -230,12 +240,13 @@ def ellipse_boxes(
     boxes = pd.concat(boxes[1:] or boxes, ignore_index=True)
     return boxes.assign(image_id=dicom_id, image_width=size[0], image_height=size[1]), log
 
-# %% ../nbs/02_mimic.ipynb #d8e86fc9
+# %% ../nbs/02_mimic.ipynb #a0f8a555
 def _each(f, xs, what, n_jobs): # [f(x) for x in xs], in threads, with a progress bar on a terminal
     xs = list(xs)
     work = Parallel(n_jobs, prefer='threads', return_as='generator')(delayed(f)(x) for x in xs)
     return list(track(work, what, len(xs), transient=True, disable=not sys.stderr.isatty()))
 
+# %% ../nbs/02_mimic.ipynb #42d34100
 def _readings(folder): # Rows of id, dicom_id, width and height of the image
     files = sorted(folder.glob('metadata_phase_*.csv*'))
     if not files: raise FileNotFoundError(f'no metadata_phase_*.csv in {folder}; REFLACX has them in main_data')
@@ -245,6 +256,7 @@ def _readings(folder): # Rows of id, dicom_id, width and height of the image
         need_columns(t, ['id', 'dicom_id', 'image_size_x', 'image_size_y'], f.name)
         yield from t[['id', 'dicom_id', 'image_size_x', 'image_size_y']].itertuples(index=False, name=None)
 
+# %% ../nbs/02_mimic.ipynb #27a3145a
 def reflacx(
     folder:str|PathLike, # `main_data`, with `metadata_phase_*.csv` and a folder per reading
     certainty:int=3, # Least certainty of an ellipse, 1 to 5
@@ -262,33 +274,39 @@ def reflacx(
     boxes = [b for b, _ in done if b is not None and len(b)] or [pd.DataFrame(columns=['image_id', 'label', *_CORNER])]
     return plain_boxes(pd.concat(boxes, ignore_index=True), 'REFLACX'), [r for _, log in done for r in log]
 
-# %% ../nbs/02_mimic.ipynb #045cd89d
+# %% ../nbs/02_mimic.ipynb #3d14caf4
+def _table_rois(t): # A table is MS-CXR's, or somebody's own
+    theirs = {'dicom_id', 'category_name', *'xywh'} <= set(read_table(t))
+    return (ms_cxr if theirs else plain_boxes)(t).assign(release=theirs), []
+
+# %% ../nbs/02_mimic.ipynb #402c5cef
+def _ms_cxr_file(folder): # The latest table of MS-CXR in a folder, or else its COCO file
+    found = sorted(folder.glob('MS_CXR*.csv*')) or sorted(folder.glob('MS_CXR*.json'))
+    if not found: raise FileNotFoundError(f'{folder} has neither MS_CXR*.csv nor main_data/metadata_phase_*.csv; rois must be MS-CXR, REFLACX, a COCO file or a table of boxes')
+    return found[-1]
+
 def read_rois(
     source:str|PathLike|pd.DataFrame, # File, folder or table
     certainty:int=3, # For REFLACX: least certainty of an ellipse, 1 to 5
     n_jobs:int=-1 # Threads
 ) -> tuple[pd.DataFrame, list]: # Columns as from `plain_boxes`, and `release`: whether a box without a size is in pixels of MIMIC's own image; repairs as tuples
     "The boxes of any source; raises a `FileNotFoundError` or `ValueError` that says what is expected"
-    def table(t): # A table is MS-CXR's, or somebody's own
-        theirs = {'dicom_id', 'category_name', *'xywh'} <= set(read_table(t))
-        return (ms_cxr if theirs else plain_boxes)(t).assign(release=theirs), []
-    if isinstance(source, pd.DataFrame): return table(source)
+    if isinstance(source, pd.DataFrame): return _table_rois(source)
     p = Path(source)
     if p.is_dir():
         main = p/'main_data' if (p/'main_data').is_dir() else p
         if any(main.glob('metadata_phase_*.csv*')):
             boxes, log = reflacx(main, certainty, n_jobs)
             return boxes.assign(release=True), log
-        found = sorted(p.glob('MS_CXR*.csv*')) or sorted(p.glob('MS_CXR*.json'))
-        if not found: raise FileNotFoundError(f'{p} has neither MS_CXR*.csv nor main_data/metadata_phase_*.csv; rois must be MS-CXR, REFLACX, a COCO file or a table of boxes')
-        p = found[-1]
+        p = _ms_cxr_file(p)
     if not p.is_file(): raise FileNotFoundError(f'no regions of interest at {p}')
-    return (coco_boxes(p).assign(release=True), []) if p.suffix == '.json' else table(p)
+    return (coco_boxes(p).assign(release=True), []) if p.suffix == '.json' else _table_rois(p)
 
-# %% ../nbs/02_mimic.ipynb #947d63a1
+# %% ../nbs/02_mimic.ipynb #9376883d
 def _log(log, kind, rows, note): # One repair per row; the note is a function of the row
     log += [(kind, r.image_id, note(r)) for r in rows.itertuples()]
 
+# %% ../nbs/02_mimic.ipynb #41445611
 def size_boxes(
     b:pd.DataFrame, # Boxes, with `width`, `height` of the image they were drawn on, NaN if not said, and `release` from `read_rois`
     there:pd.DataFrame, # `width` and `height` of the images on disk, indexed by `image_id`; NaN if not known
@@ -303,7 +321,7 @@ def size_boxes(
     _log(log, 'box drawn on an image of unknown size', b[guess], lambda r: 'no size is given with it; taken to be drawn on the file as it is')
     return b.assign(width=b.width.where(~unsaid, ow.where(release)), height=b.height.where(~unsaid, oh.where(release)))
 
-# %% ../nbs/02_mimic.ipynb #ce27e4db
+# %% ../nbs/02_mimic.ipynb #855ea3cd
 def scale_boxes(
     b:pd.DataFrame, # Boxes, with `width`, `height` of the image they were drawn on and `w`, `h` of the image there is; NaN if not known
     log:list # Where repairs are noted
@@ -316,6 +334,7 @@ def scale_boxes(
     _log(log, 'box scaled to the image', b[((fx != 1) | (fy != 1)) & ~other], lambda r: sizes(r) + '; scaled')
     return b.assign(x0=b.x0*fx, x1=b.x1*fx, y0=b.y0*fy, y1=b.y1*fy)[~other]
 
+# %% ../nbs/02_mimic.ipynb #a45c851d
 def clip_boxes(
     b:pd.DataFrame, # Boxes, with `w`, `h` of the image; NaN if not known
     log:list # Where repairs are noted
@@ -328,6 +347,7 @@ def clip_boxes(
     _log(log, 'box clipped to the image', b[over], lambda r: box(r) + 'clipped')
     return b.assign(x0=b.x0.clip(0), y0=b.y0.clip(0), x1=np.fmin(b.x1, b.w), y1=np.fmin(b.y1, b.h))[~out]
 
+# %% ../nbs/02_mimic.ipynb #cea2b3d3
 def fit_boxes(
     boxes:pd.DataFrame, # `image_id`, `x0`, `y0`, `x1`, `y1`, and `width`, `height` of the image they were drawn on, NaN if not said
     sizes:pd.DataFrame # `width` and `height` of the images there are, indexed by `image_id`; NaN if not known
@@ -353,9 +373,16 @@ def find_table(
     if not found and required: raise FileNotFoundError(f'no {pattern}.csv or {pattern}.csv.gz in {folder}; {_WHERE}')
     return max(found, key=lambda p: ([int(n) for n in re.findall(r'\d+', p.name)], p.suffix == '.csv'), default=None)
 
-# %% ../nbs/02_mimic.ipynb #793311ef
+# %% ../nbs/02_mimic.ipynb #be328b70
 _SPLIT = {'train': 'train', 'validate': 'valid', 'test': 'test'}
 
+def _check_images(t, name): # Raises if a row of the split table cannot be
+    number = lambda c: t[c].astype(str).str.fullmatch(r'\d+')
+    for c, good, ought in (('dicom_id', t.dicom_id.notna() & ~t.dicom_id.duplicated(), 'a name that no other row has'), ('split', t.split.isin(list(_SPLIT)), 'train, validate or test'),
+                           ('subject_id', number('subject_id'), 'a number'), ('study_id', number('study_id'), 'a number')):
+        if not good.all(): raise ValueError(f'{name}, row {t.index[~good][0] + 1}: {c} must be {ought}')
+
+# %% ../nbs/02_mimic.ipynb #e9216131
 def image_table(
     root:str|PathLike, # Folder with `files`
     tables:str|PathLike # Folder with the tables
@@ -364,10 +391,7 @@ def image_table(
     root, path = Path(root), find_table(tables, 'mimic-cxr-*-split')
     t = read_table(path)
     need_columns(t, ['dicom_id', 'subject_id', 'study_id', 'split'], path.name)
-    number = lambda c: t[c].astype(str).str.fullmatch(r'\d+')
-    for c, good, ought in (('dicom_id', t.dicom_id.notna() & ~t.dicom_id.duplicated(), 'a name that no other row has'), ('split', t.split.isin(list(_SPLIT)), 'train, validate or test'),
-                           ('subject_id', number('subject_id'), 'a number'), ('study_id', number('study_id'), 'a number')):
-        if not good.all(): raise ValueError(f'{path.name}, row {t.index[~good][0] + 1}: {c} must be {ought}')
+    _check_images(t, path.name)
     folder = '' if not (root/'files').is_dir() and any(root.glob('p[0-9][0-9]')) else 'files/'
     stem = folder + 'p' + t.subject_id.str[:2] + '/p' + t.subject_id + '/s' + t.study_id + '/' + t.dicom_id
     items = pd.DataFrame(dict(image_id=t.dicom_id, patient_id=t.subject_id, study_id=t.study_id, split=t.split.map(_SPLIT), image=stem))
@@ -377,6 +401,7 @@ def image_table(
     need_columns(listed, ['dicom_id'], records.name)
     return items, [('image without a split', i, f'in {records.name}, not in {path.name}; left out') for i in listed.dicom_id[~listed.dicom_id.isin(t.dicom_id)]]
 
+# %% ../nbs/02_mimic.ipynb #b2baaaa9
 def image_suffix(
     root:str|PathLike, # Folder that the images are relative to
     stems:pd.Series, # Their paths without suffix
@@ -388,7 +413,7 @@ def image_suffix(
     suffixes = kinds[images] if images else sum(kinds.values(), [])
     return next((s for stem in stems for s in suffixes if (Path(root)/(stem + s)).is_file()), suffixes[0])
 
-# %% ../nbs/02_mimic.ipynb #d73524ce
+# %% ../nbs/02_mimic.ipynb #62538b1e
 def read_header(
     path:str|PathLike # An image
 ) -> tuple: # View ('' if not said), width and height; None and NaN if it cannot be read
@@ -400,6 +425,7 @@ def read_header(
         return ds.get('ViewPosition') or '', float(ds.Columns), float(ds.Rows)
     except Exception: return None, np.nan, np.nan
 
+# %% ../nbs/02_mimic.ipynb #ad009bbe
 def view_of(
     items:pd.DataFrame, # `image_id` and `image`
     root:str|PathLike, # Folder that the images are relative to
@@ -416,12 +442,13 @@ def view_of(
         view = pd.Series([v for v, _, _ in _each(lambda f: read_header(Path(root)/f), items.image, 'Reading views', n_jobs)], items.index, object)
     return view.str.strip().str.upper()
 
-# %% ../nbs/02_mimic.ipynb #13b788c1
+# %% ../nbs/02_mimic.ipynb #959ccdb1
 def _drop(items, log, out, kind, note): # Leave out rows; the note is a text, or one per row
     note = note[out] if isinstance(note, pd.Series) else [note]*int(out.sum())
     log += zip([kind]*int(out.sum()), items.image_id[out], note)
     return items[~out].reset_index(drop=True)
 
+# %% ../nbs/02_mimic.ipynb #9ec632ac
 def _keep_views(items, log, root, metadata, views, n_jobs):
     views = [v.upper() for v in ([views] if isinstance(views, str) else views)]
     items = items.assign(view=view_of(items, root, metadata, n_jobs))
@@ -430,27 +457,29 @@ def _keep_views(items, log, root, metadata, views, n_jobs):
     if not len(items): raise ValueError(f'no image has one of the views {views}')
     return items
 
+# %% ../nbs/02_mimic.ipynb #1a714b4a
 def _keep_files(items, log, root, n_jobs):
     there = pd.Series(_each(lambda f: (Path(root)/f).is_file(), items.image, 'Looking for images', n_jobs), items.index)
     if not there.any(): raise FileNotFoundError(f"not one of {len(items)} images is there; they are named {items.image_id[0]}{Path(items.image[0]).suffix} and so on, in folders below root={str(root)!r}")
     return _drop(items, log, ~there, 'image not on disk', 'no such file; left out')
 
-# %% ../nbs/02_mimic.ipynb #a47808fb
-def _add_labels(items, log, tables, labels, label_file, test_labels, uncertain, blank, unlabelled):
-    path = find_table(tables, f'mimic-cxr-*-{label_file}')
+# %% ../nbs/02_mimic.ipynb #75677d86
+def _labels_of(items, path, labels): # Per image: raw labels, whether its study has a row, name of the file
     table = read_labels(path, labels)
-    raw, known, name = table.reindex(items.study_id).set_axis(items.index), items.study_id.isin(table.index), pd.Series(path.name, items.index)
+    return table.reindex(items.study_id).set_axis(items.index), items.study_id.isin(table.index), pd.Series(path.name, items.index)
+
+# %% ../nbs/02_mimic.ipynb #647cbe34
+def _add_labels(items, log, tables, labels, label_file, test_labels, uncertain, blank, unlabelled):
+    raw, known, name = _labels_of(items, find_table(tables, f'mimic-cxr-*-{label_file}'), labels)
     if test_labels == 'radiologist':
-        path = find_table(tables, 'mimic-cxr-*-test-set-labeled')
-        table, test = read_labels(path, labels), items.split == 'test'
-        raw = raw.mask(test, table.reindex(items.study_id).set_axis(items.index))
-        known, name = known.where(~test, items.study_id.isin(table.index)), name.where(~test, path.name)
+        hand, test = _labels_of(items, find_table(tables, 'mimic-cxr-*-test-set-labeled'), labels), items.split == 'test'
+        raw, known, name = (ours.mask(test, theirs) for ours, theirs in zip((raw, known, name), hand))
     items = items.join(hard_labels(raw, uncertain, blank).where(known, np.nan))
     if unlabelled == 'drop': return _drop(items, log, ~known, 'study without labels', 'no row in ' + name + '; left out')
     log += zip(['study without labels']*int((~known).sum()), items.image_id[~known], 'no row in ' + name[~known] + '; labels left blank')
     return items
 
-# %% ../nbs/02_mimic.ipynb #d6264cc8
+# %% ../nbs/02_mimic.ipynb #4850a521
 def _read_report(path, section, terms, token): # The text, or None; and what is wrong, or None
     try: report = path.read_bytes().decode('utf-8', errors='replace')
     except FileNotFoundError: return None, ('report missing', 'no such file')
@@ -460,14 +489,20 @@ def _read_report(path, section, terms, token): # The text, or None; and what is 
     if not text: return None, ('report without the section', f'nothing to read for section={section!r}')
     return mask_labels(text, terms or {}, token), None
 
-def _add_reports(items, log, root, reports, section, terms, token, no_report, n_jobs):
-    studies = items.drop_duplicates('study_id')
-    paths = 'p' + studies.patient_id.str[:2] + '/p' + studies.patient_id + '/s' + studies.study_id + '.txt'
+# %% ../nbs/02_mimic.ipynb #6a8aa672
+def _reports_folder(root, reports, paths): # The folder that the reports are relative to
     folders = [Path(reports)] if reports is not None else [Path(root), Path(root)/'mimic-cxr-reports']
     base = next((b for f in folders for b in (f/'files', f) if any((b/p).is_file() for p in paths)), None)
     if base is None:
         raise FileNotFoundError(f'no report of any study in {" or ".join(map(str, folders))}; the reports come with MIMIC-CXR (physionet.org/content/mimic-cxr): '
                                 'unpack mimic-cxr-reports.zip and give its folder as reports=, or go without with reports=False')
+    return base
+
+# %% ../nbs/02_mimic.ipynb #adf0c052
+def _add_reports(items, log, root, reports, section, terms, token, no_report, n_jobs):
+    studies = items.drop_duplicates('study_id')
+    paths = 'p' + studies.patient_id.str[:2] + '/p' + studies.patient_id + '/s' + studies.study_id + '.txt'
+    base = _reports_folder(root, reports, paths)
     done = _each(lambda p: _read_report(base/p, section, terms, token), paths, 'Reading reports', n_jobs)
     found = dict(zip(studies.study_id, done))
     trouble = items.study_id.map({s: p for s, (_, p) in found.items() if p})
@@ -476,7 +511,7 @@ def _add_reports(items, log, root, reports, section, terms, token, no_report, n_
     log += [(kind, i, note + end) for i, (kind, note) in zip(items.image_id[bad], trouble[bad])]
     return items[~bad].reset_index(drop=True) if no_report == 'drop' else items
 
-# %% ../nbs/02_mimic.ipynb #c9723e3a
+# %% ../nbs/02_mimic.ipynb #6bff748b
 def _read_all_rois(rois, classes, certainty, n_jobs): # Boxes of all sources with their CheXpert name in `label`; repairs
     sources = [rois] if isinstance(rois, (str, PathLike, pd.DataFrame)) else list(rois)
     read = [read_rois(s, certainty, n_jobs) for s in sources]
@@ -487,35 +522,44 @@ def _read_all_rois(rois, classes, certainty, n_jobs): # Boxes of all sources wit
     _log(log, 'box of an unknown class', boxes[unknown], lambda r: f'{r.name!r} is none of the classes of roi_classes; left out')
     return boxes[~unknown], log
 
+# %% ../nbs/02_mimic.ipynb #8c68ac4c
+def _wanted_boxes(boxes, log, items, labels):
+    other = ~boxes.label.isin(labels)
+    _log(log, 'box of a class not asked for', boxes[other], lambda r: f'{r.label} is not among the labels; left out')
+    boxes = boxes[~other]
+    stray = ~boxes.image_id.isin(items.image_id)
+    _log(log, 'box of an image not in the cohort', boxes[stray], lambda r: 'no such image, or it was left out; so is the box')
+    return boxes[~stray]
+
+# %% ../nbs/02_mimic.ipynb #4eeedc62
+def _file_sizes(items, root, n_jobs): # Width and height of the images on disk, NaN if one cannot be read
+    read = _each(lambda f: read_header(Path(root)/f), items.image, 'Reading image sizes', n_jobs)
+    return pd.DataFrame([h[1:] for h in read], pd.Index(items.image_id), ['width', 'height'], float)
+
 def _own_sizes(metadata, ids): # Width and height of MIMIC's own images, NaN if the metadata table does not know
     t = pd.DataFrame(columns=['dicom_id', 'Rows', 'Columns']) if metadata is None else read_table(metadata)
     if not {'dicom_id', 'Rows', 'Columns'} <= set(t): return _own_sizes(None, ids)
     t = t.drop_duplicates('dicom_id').set_index('dicom_id').reindex(ids)
     return pd.DataFrame({c: pd.to_numeric(t[d], errors='coerce').astype(float) for c, d in (('width', 'Columns'), ('height', 'Rows'))})
 
+# %% ../nbs/02_mimic.ipynb #e7415caf
 def _place_rois(boxes, log, items, root, labels, metadata, n_jobs):
-    other = ~boxes.label.isin(labels)
-    _log(log, 'box of a class not asked for', boxes[other], lambda r: f'{r.label} is not among the labels; left out')
-    boxes = boxes[~other]
-    stray = ~boxes.image_id.isin(items.image_id)
-    _log(log, 'box of an image not in the cohort', boxes[stray], lambda r: 'no such image, or it was left out; so is the box')
-    boxes = boxes[~stray]
-    ids = items[items.image_id.isin(boxes.image_id)]
-    size = pd.DataFrame([h[1:] for h in _each(lambda f: read_header(Path(root)/f), ids.image, 'Reading image sizes', n_jobs)], pd.Index(ids.image_id), ['width', 'height'], float)
+    boxes = _wanted_boxes(boxes, log, items, labels)
+    size = _file_sizes(items[items.image_id.isin(boxes.image_id)], root, n_jobs)
     own = _own_sizes(metadata, size.index)
-    boxes = size_boxes(boxes, size, own, log)
-    boxes, repairs = fit_boxes(boxes, size.fillna(own))
+    boxes, repairs = fit_boxes(size_boxes(boxes, size, own, log), size.fillna(own))
     log += repairs
     twice = boxes.duplicated(['image_id', 'label', *BOX])
     _log(log, 'box given twice', boxes[twice], lambda r: f'another {r.label} with the same corners; left out')
     return boxes.loc[~twice, ['image_id', 'label', *BOX]].reset_index(drop=True)
 
+# %% ../nbs/02_mimic.ipynb #3dadc2f8
 def _move_patients(items, log, rois):
     where = items.patient_id.isin(items.patient_id[items.image_id.isin(rois.image_id)]) & (items.split != 'test')
     log += [('patient with regions moved to the test split', i, f'was in {s}') for i, s in zip(items.image_id[where], items.split[where])]
     return items.assign(split=items.split.mask(where, 'test'))
 
-# %% ../nbs/02_mimic.ipynb #8c6dcc97
+# %% ../nbs/02_mimic.ipynb #07c1688c
 _CHOICES = dict(missing=('keep', 'drop'), label_file=('chexpert', 'negbio'), test_labels=('labeler', 'radiologist'), uncertain=tuple(UNCERTAIN), blank=tuple(BLANK),
                unlabelled=('drop', 'keep'), section=READABLE, no_report=('keep', 'drop'), roi_patients=('keep', 'test'))
 
@@ -523,6 +567,7 @@ def _check_choices(**given):
     for name, value in given.items():
         if value not in _CHOICES[name]: raise ValueError(f'{name} must be one of {_CHOICES[name]}, not {value!r}')
 
+# %% ../nbs/02_mimic.ipynb #5f9dc31f
 def _choose_labels(labels, boxes, terms): # Those named, or those that regions are about
     if labels is None: labels = [c for c in ROI_LABELS if boxes is None or (boxes.label == c).any()]
     labels = [labels] if isinstance(labels, str) else list(labels)

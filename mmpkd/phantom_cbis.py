@@ -7,17 +7,18 @@ Docs: https://mmpkd.github.io/mmpkd/phantom_cbis.html.md"""
 # %% auto #0
 __all__ = ['DRAW', 'SHARES', 'LOOKS', 'ASSESSED', 'SPELLINGS', 'TEST_ONLY', 'UNDESCRIBED', 'FAULTS', 'LAYOUTS', 'draw_breast',
            'outline', 'draw_mass', 'sites', 'grain', 'hull', 'draw_calc', 'allot', 'women', 'share_women', 'cbis_cases',
-           'draw_picture', 'written_words', 'written_cases', 'word_truth', 'plant_faults', 'spoil_mask', 'write_mask',
-           'Download', 'series_of', 'put_region', 'put_image', 'table_text', 'write_tables', 'shared_truth',
-           'phantom_cbis', 'write_truth']
+           'draw_picture', 'written_words', 'word_truth', 'written_cases', 'plant_faults', 'spoil_mask', 'write_mask',
+           'Download', 'series_of', 'put_region', 'put_image', 'table_text', 'shared_truth', 'write_tables',
+           'write_truth', 'phantom_cbis']
 
-# %% ../nbs/07_phantom_cbis.ipynb #cddc1e31
+# %% ../nbs/07_phantom_cbis.ipynb #6f2ba500
 import json, sys
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from PIL import Image, ImageDraw
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UID, generate_uid
@@ -30,7 +31,39 @@ from .cbis import CLASSES, COLUMNS, DESCRIPTORS, OF_TASK
 from .images import mask_box
 from .phantom import begin_phantom, exchange, finish_phantom, power_noise, soft, stream, write_dicom
 
-# %% ../nbs/07_phantom_cbis.ipynb #72a6f800
+# %% ../nbs/07_phantom_cbis.ipynb #8f3680c2
+def _anatomy(
+    u:np.ndarray, # (8,) numbers in -1..1 that tell one breast from another
+    size:tuple, # (h, w) of the image in pixels
+    view:str # 'CC' or 'MLO'
+) -> tuple: # (h, w) each: breast (bool), muscle (0..1), pixels to the skin, distance from the middle of the gland; nipple (y, x)
+    "Where the parts of a left breast are"
+    h, w = size
+    y, x = np.ogrid[:h, :w]
+    t, x, deep = 2*(y + .5)/h - 1, (x + .5)/w, .78 + .08*u[0]
+    t0, up, down, p = (.04*u[1], .86 + .05*u[2], .86 + .05*u[2], 2.3) if view == 'CC' else (.30 + .06*u[1], 1.30, .58 + .04*u[2], 2.)
+    breast = x < deep*np.clip(1 - (np.abs(t - t0)/np.where(t < t0, up, down))**p, 0, None)**.55
+    muscle = soft(1 - x/(.40 + .06*u[3]) - (t + 1)/(1.15 + .15*u[4]), .03)*(view == 'MLO')
+    d = distance_transform_edt(np.pad(breast, ((1, 1), (0, 1))))[1:-1, :-1]        # the chest wall is no skin
+    return breast, muscle, d, np.hypot((x - .45*deep)/(.42*deep), (t - t0)/.62), (int(h*(t0 + 1)/2), int(w*deep))
+
+# %% ../nbs/07_phantom_cbis.ipynb #2cc1602d
+def _tissue(
+    rng:np.random.Generator, # Source of randomness
+    breast:np.ndarray, # (h, w) bool
+    d:np.ndarray, # (h, w) pixels to the skin
+    centre:np.ndarray, # (h, w) distance from the middle of the gland
+    density:int # 1 (fat) to 4 (dense)
+) -> np.ndarray: # (h, w) in about 0..1
+    "Fat, glandular tissue, strands and skin"
+    size = breast.shape
+    thick = breast*(1 - np.exp(-d/(.09*size[1])))
+    gland = soft(.55*power_noise(rng, size, 2.6) + .55*(density - 2.2) - 1.1*(centre - .75), .35)
+    strands = np.exp(-(power_noise(rng, size, 3.2)/.12)**2)
+    img = .03 + .10*breast + thick*(.22 + gland*(.20 + .03*density) + .035*power_noise(rng, size, 3.) + .05*strands)
+    return img + breast*.08*np.exp(-((d - 2)/1.2)**2)                              # skin
+
+# %% ../nbs/07_phantom_cbis.ipynb #47b58226
 def draw_breast(
     rng:np.random.Generator, # Source of randomness
     size:tuple=(200, 130), # (h, w) of the image in pixels
@@ -40,28 +73,16 @@ def draw_breast(
 ) -> tuple[np.ndarray, dict]: # (h, w) image in about 0..1; 'breast' and 'inner' (h, w) bool, 'nipple' (y, x)
     "A breast without an abnormality, and where its parts are"
     h, w = size
-    u = rng.uniform(-1, 1, 8)
-    y, x = np.ogrid[:h, :w]
-    t, x, deep = 2*(y + .5)/h - 1, (x + .5)/w, .78 + .08*u[0]
-    t0, up, down, p = (.04*u[1], .86 + .05*u[2], .86 + .05*u[2], 2.3) if view == 'CC' else (.30 + .06*u[1], 1.30, .58 + .04*u[2], 2.)
-    breast = x < deep*np.clip(1 - (np.abs(t - t0)/np.where(t < t0, up, down))**p, 0, None)**.55
-    muscle = soft(1 - x/(.40 + .06*u[3]) - (t + 1)/(1.15 + .15*u[4]), .03)*(view == 'MLO')
-    d = distance_transform_edt(np.pad(breast, ((1, 1), (0, 1))))[1:-1, :-1]        # pixels to the skin; the chest wall is none
-    thick = breast*(1 - np.exp(-d/(.09*w)))
-    centre = np.hypot((x - .45*deep)/(.42*deep), (t - t0)/.62)
-    gland = soft(.55*power_noise(rng, size, 2.6) + .55*(density - 2.2) - 1.1*(centre - .75), .35)
-    strands = np.exp(-(power_noise(rng, size, 3.2)/.12)**2)
-    img = .03 + .10*breast + thick*(.22 + gland*(.20 + .03*density) + .035*power_noise(rng, size, 3.) + .05*strands)
-    img += breast*.08*np.exp(-((d - 2)/1.2)**2)                                    # skin
+    breast, muscle, d, centre, nipple = _anatomy(rng.uniform(-1, 1, 8), size, view)
+    img = _tissue(rng, breast, d, centre, density)
     img += breast*muscle*np.maximum(.62 - img, 0)*.8
     edge = np.zeros((h, w), bool)
     edge[round(.05*h):-round(.05*h), round(.05*w):] = True
-    regions = dict(breast=breast, inner=(d > .07*w) & (muscle < .3) & edge, nipple=(int(h*(t0 + 1)/2), int(w*deep)))
-    img = gaussian_filter(img, .5)
-    if side == 'LEFT': return img, regions
-    return img[:, ::-1], dict(breast=breast[:, ::-1], inner=regions['inner'][:, ::-1], nipple=(regions['nipple'][0], w - 1 - regions['nipple'][1]))
+    img, inner = gaussian_filter(img, .5), (d > .07*w) & (muscle < .3) & edge
+    if side == 'LEFT': return img, dict(breast=breast, inner=inner, nipple=nipple)
+    return img[:, ::-1], dict(breast=breast[:, ::-1], inner=inner[:, ::-1], nipple=(nipple[0], w - 1 - nipple[1]))
 
-# %% ../nbs/07_phantom_cbis.ipynb #8a7eba1e
+# %% ../nbs/07_phantom_cbis.ipynb #26c5820c
 def _polar(
     shape:tuple, # (h, w)
     at:tuple # Centre, (y, x) in pixels
@@ -70,6 +91,7 @@ def _polar(
     y, x = np.ogrid[:shape[0], :shape[1]]
     return np.hypot(y - at[0], x - at[1]), np.arctan2(y - at[0], x - at[1])
 
+# %% ../nbs/07_phantom_cbis.ipynb #c78af561
 def outline(
     rng:np.random.Generator, # Source of randomness
     phi:np.ndarray, # (h, w) angle
@@ -86,7 +108,35 @@ def outline(
     if margins == 'MICROLOBULATED': f = f + .08*np.cos(11*phi + a)
     return radius*np.clip(f, .5, 1.7)
 
-# %% ../nbs/07_phantom_cbis.ipynb #d6f2e455
+# %% ../nbs/07_phantom_cbis.ipynb #e03f3668
+def _body(
+    rng:np.random.Generator, # Source of randomness
+    r:np.ndarray, # (h, w) distance from the centre, in pixels
+    phi:np.ndarray, # (h, w) angle
+    edge:np.ndarray, # (h, w) distance of the outline, in pixels
+    shape:str, # Word for the shape
+    margins:str # Word for the margins
+) -> np.ndarray: # (h, w) in 0..1
+    "A mass without its rays"
+    body = soft(edge - r, dict(CIRCUMSCRIBED=.6, MICROLOBULATED=.7, OBSCURED=1.2, ILL_DEFINED=2.2, SPICULATED=1.4)[margins])
+    if margins == 'OBSCURED': body = body*(1 - .7*soft(np.cos(phi - rng.uniform(0, 2*np.pi)) - .2, .3)*soft(r - .45*edge, 1.5))
+    if shape == 'LYMPH_NODE': body = body - .7*soft(.42*edge - r, 1.)              # a fatty centre
+    return body
+
+# %% ../nbs/07_phantom_cbis.ipynb #cc063ee5
+def _rays(
+    rng:np.random.Generator, # Source of randomness
+    r:np.ndarray, # (h, w) distance from the centre, in pixels
+    phi:np.ndarray, # (h, w) angle
+    radius:float # Of the mass, in pixels
+) -> np.ndarray: # (h, w) in 0..1
+    "Fourteen rays of different length"
+    rays = np.zeros_like(r)
+    for a, s in zip(rng.uniform(-np.pi, np.pi, 14), rng.uniform(1.5, 2.5, 14)):
+        rays += np.exp(-(((phi - a + np.pi) % (2*np.pi) - np.pi)*np.maximum(r, 1)/.9)**2)*soft(s*radius - r, 3.)
+    return rays.clip(0, 1)
+
+# %% ../nbs/07_phantom_cbis.ipynb #81852838
 def draw_mass(
     img:np.ndarray, # (h, w) image
     regions:dict, # From `draw_breast`
@@ -100,14 +150,9 @@ def draw_mass(
     r, phi = _polar(img.shape, at)
     radius = rng.uniform(.030, .065)*img.shape[0]
     edge = outline(rng, phi, radius, shape, margins)
-    body = soft(edge - r, dict(CIRCUMSCRIBED=.6, MICROLOBULATED=.7, OBSCURED=1.2, ILL_DEFINED=2.2, SPICULATED=1.4)[margins])
-    if margins == 'OBSCURED': body = body*(1 - .7*soft(np.cos(phi - rng.uniform(0, 2*np.pi)) - .2, .3)*soft(r - .45*edge, 1.5))
-    if shape == 'LYMPH_NODE': body = body - .7*soft(.42*edge - r, 1.)              # a fatty centre
+    body = _body(rng, r, phi, edge, shape, margins)
     if margins == 'SPICULATED' or shape == 'ARCHITECTURAL_DISTORTION':
-        rays = np.zeros_like(body)
-        for a, s in zip(rng.uniform(-np.pi, np.pi, 14), rng.uniform(1.5, 2.5, 14)):
-            rays += np.exp(-(((phi - a + np.pi) % (2*np.pi) - np.pi)*np.maximum(r, 1)/.9)**2)*soft(s*radius - r, 3.)
-        body = np.maximum(body*(.35 if shape == 'ARCHITECTURAL_DISTORTION' else 1), .55*rays.clip(0, 1))
+        body = np.maximum(body*(.35 if shape == 'ARCHITECTURAL_DISTORTION' else 1), .55*_rays(rng, r, phi, radius))
     within = gaussian_filter(regions['breast'].astype(float), .7)
     return img + body*within*(.10 + .05*subtlety)*(1 + .15*power_noise(rng, img.shape, 2.)), (r < edge) & regions['breast']
 
@@ -153,7 +198,7 @@ def grain(
     if kind == 'PLEOMORPHIC': return rng.uniform(.5, 1.2)*np.exp(-(r/rng.uniform(.6, 1.3))**2*(1 + .6*np.cos(2*(phi - a))))
     return .55*np.exp(-(r/1.1)**2) if kind == 'AMORPHOUS' else .9*np.exp(-(r/.75)**2)
 
-# %% ../nbs/07_phantom_cbis.ipynb #1b137937
+# %% ../nbs/07_phantom_cbis.ipynb #510a2eaa
 _REACH = dict(VASCULAR=8, FINE_LINEAR_BRANCHING=5) # How far such a calcification extends, in pixels; the others less than 3
 
 def hull(
@@ -170,6 +215,7 @@ def hull(
     draw.line(xy, fill=255) if len(xy) > 1 else draw.point(xy, fill=255)
     return distance_transform_edt(np.asarray(m) == 0) < max(3, .02*shape[0], reach)
 
+# %% ../nbs/07_phantom_cbis.ipynb #14ed0035
 def draw_calc(
     img:np.ndarray, # (h, w) image
     regions:dict, # From `draw_breast`
@@ -190,24 +236,8 @@ def draw_calc(
 
 DRAW = dict(mass=draw_mass, calc=draw_calc)
 
-# %% ../nbs/07_phantom_cbis.ipynb #d65fb64f
+# %% ../nbs/07_phantom_cbis.ipynb #2710d573
 SHARES = dict(mass=(.15, .42, .43), calc=(.30, .35, .35)) # Of `CLASSES`
-LOOKS = { # task -> for each of `CLASSES`: words of the first and of the second descriptor, with their weights
-    'mass': [(dict(OVAL=4, LYMPH_NODE=2, ROUND=2, LOBULATED=2), dict(CIRCUMSCRIBED=7, OBSCURED=3)),
-             (dict(OVAL=4, LOBULATED=4, ROUND=2, IRREGULAR=2), dict(CIRCUMSCRIBED=9, OBSCURED=5, ILL_DEFINED=4, MICROLOBULATED=2)),
-             (dict(IRREGULAR=10, LOBULATED=4, ARCHITECTURAL_DISTORTION=2, OVAL=3, ROUND=1), dict(SPICULATED=8, ILL_DEFINED=7, MICROLOBULATED=2, OBSCURED=2, CIRCUMSCRIBED=1))],
-    'calc': [(dict(LUCENT_CENTER=7, VASCULAR=4, ROUND_AND_REGULAR=4, COARSE=2, PUNCTATE=3), dict(DIFFUSELY_SCATTERED=2, REGIONAL=2, CLUSTERED=2)),
-             (dict(PLEOMORPHIC=7, PUNCTATE=5, AMORPHOUS=5, ROUND_AND_REGULAR=2, LUCENT_CENTER=1), dict(CLUSTERED=14, REGIONAL=3, SEGMENTAL=3)),
-             (dict(PLEOMORPHIC=11, FINE_LINEAR_BRANCHING=5, AMORPHOUS=3, PUNCTATE=1), dict(CLUSTERED=6, SEGMENTAL=2, LINEAR=2))]}
-ASSESSED = [{2: 7, 3: 3}, {2: 2, 3: 4, 4: 4}, {3: 2, 4: 5, 5: 3}] # BI-RADS by class, with weights
-
-def _pick(
-    rng:np.random.Generator, # Source of randomness
-    weights:dict # Value -> weight
-): # One of the values
-    "A random value"
-    p = np.array(list(weights.values()), float)
-    return list(weights)[rng.choice(len(p), p=p/p.sum())]
 
 def allot(
     rng:np.random.Generator, # Source of randomness
@@ -218,7 +248,27 @@ def allot(
     sure = np.tile(np.arange(len(shares)), 4)[:n]
     return rng.permutation(np.concatenate([sure, rng.choice(len(shares), n - len(sure), p=shares)]))
 
-# %% ../nbs/07_phantom_cbis.ipynb #345b4214
+# %% ../nbs/07_phantom_cbis.ipynb #fde80565
+LOOKS = { # task -> for each of `CLASSES`: words of the first and of the second descriptor, with their weights
+    'mass': [(dict(OVAL=4, LYMPH_NODE=2, ROUND=2, LOBULATED=2), dict(CIRCUMSCRIBED=7, OBSCURED=3)),
+             (dict(OVAL=4, LOBULATED=4, ROUND=2, IRREGULAR=2), dict(CIRCUMSCRIBED=9, OBSCURED=5, ILL_DEFINED=4, MICROLOBULATED=2)),
+             (dict(IRREGULAR=10, LOBULATED=4, ARCHITECTURAL_DISTORTION=2, OVAL=3, ROUND=1), dict(SPICULATED=8, ILL_DEFINED=7, MICROLOBULATED=2, OBSCURED=2, CIRCUMSCRIBED=1))],
+    'calc': [(dict(LUCENT_CENTER=7, VASCULAR=4, ROUND_AND_REGULAR=4, COARSE=2, PUNCTATE=3), dict(DIFFUSELY_SCATTERED=2, REGIONAL=2, CLUSTERED=2)),
+             (dict(PLEOMORPHIC=7, PUNCTATE=5, AMORPHOUS=5, ROUND_AND_REGULAR=2, LUCENT_CENTER=1), dict(CLUSTERED=14, REGIONAL=3, SEGMENTAL=3)),
+             (dict(PLEOMORPHIC=11, FINE_LINEAR_BRANCHING=5, AMORPHOUS=3, PUNCTATE=1), dict(CLUSTERED=6, SEGMENTAL=2, LINEAR=2))]}
+
+# %% ../nbs/07_phantom_cbis.ipynb #533db220
+ASSESSED = [{2: 7, 3: 3}, {2: 2, 3: 4, 4: 4}, {3: 2, 4: 5, 5: 3}] # BI-RADS by class, with weights
+
+def _pick(
+    rng:np.random.Generator, # Source of randomness
+    weights:dict # Value -> weight
+): # One of the values
+    "A random value"
+    p = np.array(list(weights.values()), float)
+    return list(weights)[rng.choice(len(p), p=p/p.sum())]
+
+# %% ../nbs/07_phantom_cbis.ipynb #e72be67b
 def women(
     task:str, # 'mass' or 'calc'
     n:int, # Images
@@ -234,6 +284,7 @@ def women(
         images, k = images + len(views), k + 1
     return pd.DataFrame(rows).assign(task=task, patient_id=lambda t: [f'P_{w + 1 + (task == "calc")*5000:05d}' for w in t.woman])
 
+# %% ../nbs/07_phantom_cbis.ipynb #40769dfc
 def share_women(
     mass:pd.DataFrame, # From `women`
     calc:pd.DataFrame, # From `women`
@@ -250,7 +301,19 @@ def share_women(
         calc.loc[mine, 'patient_id'], calc.loc[mine, 'side'] = a, mass.side[mass.patient_id == a].iloc[0]
     return pd.concat([mass, calc], ignore_index=True)
 
-# %% ../nbs/07_phantom_cbis.ipynb #de613f29
+# %% ../nbs/07_phantom_cbis.ipynb #ffe22f65
+def _looks(
+    rng:np.random.Generator, # Source of randomness
+    lesions:pd.DataFrame # One row per abnormality, indexed by it, with `task` and `split`
+) -> pd.DataFrame: # Pathology, both descriptors, assessment, subtlety
+    "What each abnormality is, and what is said of it"
+    said = {}
+    for (task, _), g in lesions.groupby(['task', 'split'], sort=False):
+        for i, k in zip(g.index, allot(rng, SHARES[task], len(g))):
+            said[i] = [CLASSES[k], *(_pick(rng, w) for w in LOOKS[task][k]), _pick(rng, ASSESSED[k]), int(rng.integers(1, 6))]
+    return pd.DataFrame.from_dict(said, 'index', columns=['pathology', 'first', 'second', 'assessment', 'subtlety'])
+
+# %% ../nbs/07_phantom_cbis.ipynb #1403a7cd
 def cbis_cases(
     n:int=120, # Number of mammograms, at least 60; half of them with masses
     seed:int=0, # Same seed, same women
@@ -265,12 +328,7 @@ def cbis_cases(
     t = share_women(women('mass', n - n//2, seed, test), women('calc', n//2, seed, test), max(1, n//120)*shared)
     rng = stream(seed, 'looks')
     t['density'] = t.patient_id.map({p: int(rng.integers(1, 5)) for p in t.patient_id.unique()})
-    lesions = t.drop_duplicates('lesion').set_index('lesion')
-    said = {}
-    for (task, _), g in lesions.groupby(['task', 'split'], sort=False):
-        for i, k in zip(g.index, allot(rng, SHARES[task], len(g))):
-            said[i] = [CLASSES[k], *(_pick(rng, w) for w in LOOKS[task][k]), _pick(rng, ASSESSED[k]), int(rng.integers(1, 6))]
-    t = t.join(pd.DataFrame.from_dict(said, 'index', columns=['pathology', 'first', 'second', 'assessment', 'subtlety']), on='lesion')
+    t = t.join(_looks(rng, t.drop_duplicates('lesion').set_index('lesion')), on='lesion')
     t['of'] = [f"{a.capitalize()}-{'Training' if s == 'train' else 'Test'}_{p}_{d}_{v}" for a, s, p, d, v in t[['task', 'split', 'patient_id', 'side', 'view']].itertuples(index=False)]
     t['image_id'] = t.of + '_' + t.abnormality.astype(str)
     about = np.arange(len(t))
@@ -298,7 +356,7 @@ def draw_picture(
     img[6:13, x] = .9
     return img.clip(0, 1), masks
 
-# %% ../nbs/07_phantom_cbis.ipynb #0eb53bb6
+# %% ../nbs/07_phantom_cbis.ipynb #390ad192
 SPELLINGS = dict( # column, text, how often, kinds of repair; 'first' and 'second' are the descriptors of the task
     mass=[('first', 'IRREGULAR-ARCHITECTURAL_DISTORTION', 3, ['compound descriptor']),
           ('first', 'ARCHITECTURAL_DISTORTION-IRREGULAR', 1, ['compound descriptor', 'words in another order']),
@@ -317,7 +375,11 @@ SPELLINGS = dict( # column, text, how often, kinds of repair; 'first' and 'secon
           ('first', 'NA', 1, ['descriptor missing']),
           ('second', 'REGIONAL-REGIONAL', 1, ['compound descriptor', 'word repeated']),
           ('second', 'CLUSTERED-LINEAR', 2, ['compound descriptor'])])
+
+# %% ../nbs/07_phantom_cbis.ipynb #ce771e28
 TEST_ONLY = dict(mass=('second', 'CIRCUMSCRIBED-SPICULATED'), calc=('first', 'AMORPHOUS-PUNCTATE'))
+
+# %% ../nbs/07_phantom_cbis.ipynb #e619d776
 UNDESCRIBED = dict(mass=(.35, .02, .02), calc=(.8, .02, 0.)) # Share of second descriptors that are missing, by class
 
 # %% ../nbs/07_phantom_cbis.ipynb #7039d93f
@@ -344,31 +406,6 @@ def written_words(
     t.loc[i, column] = text
     return t, planted + [(task, 'compound descriptor', t.image_id[i]), (task, 'combination in test only', OF_TASK[task][column == 'second'])]
 
-# %% ../nbs/07_phantom_cbis.ipynb #6942afd9
-def written_cases(
-    cases:pd.DataFrame, # From `cbis_cases`
-    seed:int, # Of the phantom
-    dirt:bool # Whether to spoil them
-) -> tuple[pd.DataFrame, list]: # What the tables say of each abnormality; (task, kind of repair, id) of each thing planted
-    "What the radiologist wrote, about this abnormality or another"
-    said = ['assessment', 'subtlety', 'first', 'second']
-    t = cases.drop(columns=said).join(cases.set_index('image_id')[said], on='about')
-    if not dirt: return t, [row for task, g in t.groupby('task', sort=False) for row in word_truth(g, task)]
-    parts, planted = [], []
-    for task, g in t.groupby('task', sort=False):
-        k, rng = max(1, len(g)//140), stream(seed, 'numbers', task)
-        g, more = written_words(g, task, seed, k)
-        planted += more + word_truth(g, task)
-        for c, kind, n in (('assessment', 'assessment incomplete', 3*k), ('subtlety', 'subtlety missing', k)):
-            i = rng.choice(g.index, n, replace=False)
-            g.loc[i, c] = 0
-            planted += [(task, kind, x) for x in g.image_id[i]]
-        i = g.index[g.of.isin(rng.choice(g.of.unique(), k, replace=False))]        # the density of an image is one
-        g.loc[i, 'density'] = 0
-        parts.append(g)
-        planted += [(task, 'density missing', x) for x in g.image_id[i]]
-    return pd.concat(parts), planted
-
 # %% ../nbs/07_phantom_cbis.ipynb #115151d9
 def word_truth(
     t:pd.DataFrame, # Rows of one task, as written
@@ -384,10 +421,48 @@ def word_truth(
         rows += [(task, 'word in test only', d) for _ in (single['test'] | alone) - single['train'] - more]
     return rows
 
-# %% ../nbs/07_phantom_cbis.ipynb #aea1c3af
+# %% ../nbs/07_phantom_cbis.ipynb #bafcb43d
+def _spoil_numbers(
+    t:pd.DataFrame, # Rows of one task
+    task:str, # 'mass' or 'calc'
+    seed:int, # Of the phantom
+    k:int # How often the rarest zero occurs
+) -> tuple[pd.DataFrame, list]: # With zeros; (task, kind of repair, id) of each thing planted
+    "Zeros for assessment, subtlety and density"
+    rng, t, planted = stream(seed, 'numbers', task), t.copy(), []
+    for c, kind, n in (('assessment', 'assessment incomplete', 3*k), ('subtlety', 'subtlety missing', k)):
+        i = rng.choice(t.index, n, replace=False)
+        t.loc[i, c] = 0
+        planted += [(task, kind, x) for x in t.image_id[i]]
+    i = t.index[t.of.isin(rng.choice(t.of.unique(), k, replace=False))]            # the density of an image is one
+    t.loc[i, 'density'] = 0
+    return t, planted + [(task, 'density missing', x) for x in t.image_id[i]]
+
+# %% ../nbs/07_phantom_cbis.ipynb #07bedcc2
+def written_cases(
+    cases:pd.DataFrame, # From `cbis_cases`
+    seed:int, # Of the phantom
+    dirt:bool # Whether to spoil them
+) -> tuple[pd.DataFrame, list]: # What the tables say of each abnormality; (task, kind of repair, id) of each thing planted
+    "What the radiologist wrote, about this abnormality or another"
+    said = ['assessment', 'subtlety', 'first', 'second']
+    t = cases.drop(columns=said).join(cases.set_index('image_id')[said], on='about')
+    if not dirt: return t, [row for task, g in t.groupby('task', sort=False) for row in word_truth(g, task)]
+    parts, planted = [], []
+    for task, g in t.groupby('task', sort=False):
+        k = max(1, len(g)//140)
+        g, words = written_words(g, task, seed, k)
+        planted += words + word_truth(g, task)
+        g, numbers = _spoil_numbers(g, task, seed, k)
+        planted += numbers
+        parts.append(g)
+    return pd.concat(parts), planted
+
+# %% ../nbs/07_phantom_cbis.ipynb #357cde12
 FAULTS = ('mask of another size', 'mask of another aspect', 'mask all zero', 'mask all one', 'two masks for one abnormality', 'mask cannot be decoded',
           'mask not found', 'no mask among the files', 'image not found', 'image cannot be opened', 'image truncated')
 
+# %% ../nbs/07_phantom_cbis.ipynb #b5338ea3
 def plant_faults(
     cases:pd.DataFrame, # From `cbis_cases`
     seed:int # Of the phantom
@@ -408,6 +483,7 @@ def plant_faults(
             planted.append((task, 'crop and mask swapped', i))
     return faults, planted
 
+# %% ../nbs/07_phantom_cbis.ipynb #11d4ba4c
 def spoil_mask(
     mask:np.ndarray, # (h, w) bool
     fault:str # A name in `FAULTS`, or None
@@ -419,13 +495,19 @@ def spoil_mask(
     if fault in ('mask all zero', 'mask all one'): m[:] = 255*(fault == 'mask all one')
     return m
 
-# %% ../nbs/07_phantom_cbis.ipynb #082da847
-_SECONDARY = '1.2.840.10008.5.1.4.1.1.7' # SOP class Secondary Capture Image Storage
+# %% ../nbs/07_phantom_cbis.ipynb #27e668f0
+def _uid(*names): # A UID like those of CBIS-DDSM
+    return generate_uid('1.3.6.1.4.1.9590.100.1.2.', [' '.join(map(str, names))])
+
+# %% ../nbs/07_phantom_cbis.ipynb #637a961a
 LAYOUTS = dict( # Where a file is: folder, study and series UID and their last five digits, kind of image, number in the series
     nbia='CBIS-DDSM/{folder}/07-20-2016-DDSM-NA-{study5}/1.000000-{kind}-{series5}/1-{k}.dcm', # with `metadata.csv`
     old='CBIS-DDSM/{folder}/07-20-2016-DDSM-{study5}/1-{kind}-{series5}/{k0:06d}.dcm',
     table='CBIS-DDSM/{folder}/{study}/{series}/{k0:06d}.dcm',
     series='{series}/1-{k}.dcm')
+
+# %% ../nbs/07_phantom_cbis.ipynb #b00e2a0f
+_SECONDARY = '1.2.840.10008.5.1.4.1.1.7' # SOP class Secondary Capture Image Storage
 
 def write_mask(
     path:str|PathLike, # Where to write
@@ -444,10 +526,7 @@ def write_mask(
     ds.PixelData = mask.tobytes() + b'\0'*(mask.size % 2)
     ds.save_as(path, enforce_file_format=True)
 
-def _uid(*names): # A UID like those of CBIS-DDSM
-    return generate_uid('1.3.6.1.4.1.9590.100.1.2.', [' '.join(map(str, names))])
-
-# %% ../nbs/07_phantom_cbis.ipynb #fa925aa3
+# %% ../nbs/07_phantom_cbis.ipynb #59911e9c
 class Download:
     "A folder that is filled like a download"
     def __init__(self,
@@ -456,32 +535,36 @@ class Download:
     ):
         self.path, self.layout, self.meta = Path(path), layout, []
 
-    def put(self,
-        where:str, # Folder, study and series UID, joined by '/', as in the tables
-        files:list, # Images (h, w) in [0, 1], or masks (h, w) `uint8`
-        kind:str, # 'full mammogram images', 'cropped images' or 'ROI mask images'
-        cut:dict={} # Number of a file -> what is done to its bytes
-    ) -> list: # The paths
-        "Write the files of one series"
-        folder, study, series = where.split('/')
-        tags = dict(StudyInstanceUID=study, SeriesInstanceUID=series, PatientID=folder, PatientName=folder, Modality='MG', SeriesDescription=kind)
-        paths = []
-        for k, a in enumerate(files, 1):
-            p = LAYOUTS[self.layout].format(folder=folder, study=study, series=series, study5=study[-5:], series5=series[-5:], kind=kind, k=k, k0=k-1)
-            (self.path/p).parent.mkdir(parents=True, exist_ok=True)
-            if a.dtype == np.uint8: write_mask(self.path/p, a, f'{series} {k}', **tags)
-            else: write_dicom(self.path/p, a, f'{series} {k}', bits=16, sop_class=_SECONDARY, **tags)
-            if k in cut: (self.path/p).write_bytes(cut[k]((self.path/p).read_bytes()))
-            paths.append(p)
-        place = '.\\' + str(Path(p).parent).replace('/', '\\')
-        self.meta.append({'Series UID': series, 'Collection': 'CBIS-DDSM', 'Subject ID': folder, 'Study UID': study, 'Series Description': kind, 'Number of Images': len(files), 'File Location': place})
-        return paths
+# %% ../nbs/07_phantom_cbis.ipynb #024b4344
+@patch
+def put(self:Download,
+    where:str, # Folder, study and series UID, joined by '/', as in the tables
+    files:list, # Images (h, w) in [0, 1], or masks (h, w) `uint8`
+    kind:str, # 'full mammogram images', 'cropped images' or 'ROI mask images'
+    cut:dict={} # Number of a file -> what is done to its bytes
+) -> list: # The paths
+    "Write the files of one series"
+    folder, study, series = where.split('/')
+    tags = dict(StudyInstanceUID=study, SeriesInstanceUID=series, PatientID=folder, PatientName=folder, Modality='MG', SeriesDescription=kind)
+    paths = []
+    for k, a in enumerate(files, 1):
+        p = LAYOUTS[self.layout].format(folder=folder, study=study, series=series, study5=study[-5:], series5=series[-5:], kind=kind, k=k, k0=k-1)
+        (self.path/p).parent.mkdir(parents=True, exist_ok=True)
+        if a.dtype == np.uint8: write_mask(self.path/p, a, f'{series} {k}', **tags)
+        else: write_dicom(self.path/p, a, f'{series} {k}', bits=16, sop_class=_SECONDARY, **tags)
+        if k in cut: (self.path/p).write_bytes(cut[k]((self.path/p).read_bytes()))
+        paths.append(p)
+    place = '.\\' + str(Path(p).parent).replace('/', '\\')
+    self.meta.append({'Series UID': series, 'Collection': 'CBIS-DDSM', 'Subject ID': folder, 'Study UID': study, 'Series Description': kind, 'Number of Images': len(files), 'File Location': place})
+    return paths
 
-    def finish(self):
-        "Write `metadata.csv`, which only the new NBIA Data Retriever does"
-        if self.layout == 'nbia': pd.DataFrame(self.meta).to_csv(self.path/'metadata.csv', index=False, lineterminator='\n')
+# %% ../nbs/07_phantom_cbis.ipynb #869dbdb7
+@patch
+def finish(self:Download):
+    "Write `metadata.csv`, which only the new NBIA Data Retriever does"
+    if self.layout == 'nbia': pd.DataFrame(self.meta).to_csv(self.path/'metadata.csv', index=False, lineterminator='\n')
 
-# %% ../nbs/07_phantom_cbis.ipynb #3f7a0109
+# %% ../nbs/07_phantom_cbis.ipynb #f17a86e9
 def series_of(
     r:dict, # Row of an abnormality
     seed:int # Seed of the phantom
@@ -491,6 +574,7 @@ def series_of(
     image, crop = f"{r['of']}/{_uid(seed, r['of'])}/{_uid(seed, r['of'], 'image')}", f'{own}/{_uid(seed, own)}/{_uid(seed, own, "roi")}'
     return dict(image=image, crop=crop, mask=f'{own}/{_uid(seed, own, 2)}/{_uid(seed, own, "mask")}' if apart else crop)
 
+# %% ../nbs/07_phantom_cbis.ipynb #93da45f3
 def put_region(
     to:Download, # Where to write
     r:dict, # Row of an abnormality
@@ -545,7 +629,33 @@ def table_text(
                                    f"{s['image']}/000000.dcm", crop, mask])) + end
     return text
 
-# %% ../nbs/07_phantom_cbis.ipynb #0764a72a
+# %% ../nbs/07_phantom_cbis.ipynb #b7f71e9b
+def _spoil_rows(
+    t:pd.DataFrame, # Rows of one table
+    task:str, # 'mass' or 'calc'
+    part:str, # 'train' or 'test'
+    rng:np.random.Generator, # Source of randomness
+    name:str # Of the table
+) -> tuple[pd.DataFrame, list]: # More rows; (task, kind of repair, id) of each thing planted
+    "Rows that are repeated, and what a dirty table counts as"
+    twice, other = t.loc[rng.choice(t.index, 2, replace=False)].image_id
+    planted = [(task, 'row repeated', twice)] + [(task, 'two masks for one abnormality', other)]*(part == 'train')
+    t = pd.concat([t, t[t.image_id == twice], *[t[t.image_id == other].assign(other=True)]*(part == 'train')]).fillna({'other': False})
+    planted += [(task, 'line break in a path', i) for i in t.image_id] + [(task, 'CRLF line ends', name)]
+    return t, planted + [(task, 'column spelled another way', name)]*(task == 'calc') + [(task, 'byte order mark', name)]*(task == 'calc' and part == 'test')
+
+# %% ../nbs/07_phantom_cbis.ipynb #650808c6
+def shared_truth(
+    cases:pd.DataFrame # From `cbis_cases`
+) -> list: # (task, kind, id)
+    "Women whom one task trains on and the other tests on"
+    of = [g.drop_duplicates('patient_id').set_index('patient_id')[['split', 'of']].add_suffix(f' {task}') for task, g in cases.groupby('task')]
+    both = of[0].join(of[1], how='inner')
+    torn = both[both['split mass'] != both['split calc']]
+    here = {'train': "patient also in the other task's test split", 'test': "patient also in the other task's training split"}
+    return [(task, here[s], i) for task in OF_TASK for s, i in zip(torn[f'split {task}'], torn[f'of {task}'])]
+
+# %% ../nbs/07_phantom_cbis.ipynb #cb12c659
 def write_tables(
     path:Path, # Folder to write
     cases:pd.DataFrame, # From `cbis_cases`
@@ -559,55 +669,11 @@ def write_tables(
         for part in ('train', 'test'):
             name, g = f'{task}_case_description_{part}_set.csv', t[(t.task == task) & (t.split == part)]
             if dirt:
-                twice, other = g.loc[rng.choice(g.index, 2, replace=False)].image_id
-                planted += [(task, 'row repeated', twice)] + [(task, 'two masks for one abnormality', other)]*(part == 'train')
-                g = pd.concat([g, g[g.image_id == twice], *[g[g.image_id == other].assign(other=True)]*(part == 'train')]).fillna({'other': False})
-                planted += [(task, 'line break in a path', i) for i in g.image_id] + [(task, 'CRLF line ends', name)]
-                planted += [(task, 'column spelled another way', name)]*(task == 'calc') + [(task, 'byte order mark', name)]*(task == 'calc' and part == 'test')
+                g, rows = _spoil_rows(g, task, part, rng, name)
+                planted += rows
             mark = '\ufeff' if dirt and task == 'calc' and part == 'test' else ''
             (path/name).write_bytes((mark + table_text(g, task, seed, dirt)).encode())
     return planted + shared_truth(cases)*dirt
-
-def shared_truth(
-    cases:pd.DataFrame # From `cbis_cases`
-) -> list: # (task, kind, id)
-    "Women whom one task trains on and the other tests on"
-    of = [g.drop_duplicates('patient_id').set_index('patient_id')[['split', 'of']].add_suffix(f' {task}') for task, g in cases.groupby('task')]
-    both = of[0].join(of[1], how='inner')
-    torn = both[both['split mass'] != both['split calc']]
-    here = {'train': "patient also in the other task's test split", 'test': "patient also in the other task's training split"}
-    return [(task, here[s], i) for task in OF_TASK for s, i in zip(torn[f'split {task}'], torn[f'of {task}'])]
-
-# %% ../nbs/07_phantom_cbis.ipynb #57325298
-def phantom_cbis(
-    path:str|PathLike, # Folder to write; must be empty, absent, or hold the same phantom
-    n:int=120, # Number of mammograms, at least 60; half of them with masses
-    seed:int=0, # Same seed, same bytes
-    dirt:bool=True, # Whether to plant all the faults
-    layout:str='nbia', # 'nbia', 'old', 'table' or 'series'; see `LAYOUTS`
-    informative:float=1., # Probability that the table speaks about the abnormality itself
-    test:float=.25, # Share of the official test split
-    progress:bool=True # Show a progress bar on a terminal
-) -> Path: # The folder
-    "Write a CBIS-DDSM download of drawn mammograms"
-    if layout not in LAYOUTS: raise ValueError(f'layout must be one of {", ".join(LAYOUTS)}, not {layout!r}')
-    path, cases = Path(path), cbis_cases(n, seed, informative, test, shared=dirt)
-    knobs = dict(phantom='cbis', n=n, seed=seed, dirt=dirt, layout=layout, informative=informative, test=test, mmpkd=__version__)
-    faults, planted = plant_faults(cases, seed) if dirt else ({}, [])
-    if not begin_phantom(path, knobs): return path
-    planted += write_tables(path, cases, seed, dirt)
-    to, boxes = Download(path, layout), {}
-    pictures = list(cases.groupby(['patient_id', 'side', 'view'], sort=False))
-    for _, g in track(pictures, 'Drawing mammograms', transient=True, disable=not (progress and sys.stderr.isatty())):
-        img, masks = draw_picture(g.to_dict('records'), seed)
-        for r in g.drop_duplicates('of').to_dict('records'): put_image(to, r, img, faults.get(r['of']), seed)
-        for r in g.to_dict('records'):
-            put_region(to, r, img, masks[r['image_id']], faults.get(r['image_id']), seed)
-            boxes[r['image_id']] = mask_box(masks[r['image_id']])
-    to.finish()
-    write_truth(path, cases, boxes, faults, planted)
-    finish_phantom(path, knobs)
-    return path
 
 # %% ../nbs/07_phantom_cbis.ipynb #cefafdc3
 def write_truth(
@@ -626,3 +692,46 @@ def write_truth(
     counts = {task: p.repair[p.task == task].value_counts(sort=False).to_dict() for task in OF_TASK}
     bad = {task: [i for i, f in faults.items() if f in ('image cannot be opened', 'image truncated') and i.startswith(task.capitalize())] for task in OF_TASK}
     (path/'planted.json').write_text(json.dumps(dict(counts, unreadable=bad), indent=1))
+
+# %% ../nbs/07_phantom_cbis.ipynb #461d0979
+def _write_pictures(
+    to:Download, # Where to write
+    cases:pd.DataFrame, # From `cbis_cases`
+    faults:dict, # From `plant_faults`
+    seed:int, # Of the phantom
+    progress:bool=True # Show a progress bar on a terminal
+) -> dict: # `image_id` of an abnormality -> x0, y0, x1, y1
+    "Mammograms, crops and masks"
+    boxes, pictures = {}, list(cases.groupby(['patient_id', 'side', 'view'], sort=False))
+    for _, g in track(pictures, 'Drawing mammograms', transient=True, disable=not (progress and sys.stderr.isatty())):
+        img, masks = draw_picture(g.to_dict('records'), seed)
+        for r in g.drop_duplicates('of').to_dict('records'): put_image(to, r, img, faults.get(r['of']), seed)
+        for r in g.to_dict('records'):
+            put_region(to, r, img, masks[r['image_id']], faults.get(r['image_id']), seed)
+            boxes[r['image_id']] = mask_box(masks[r['image_id']])
+    return boxes
+
+# %% ../nbs/07_phantom_cbis.ipynb #c0450069
+def phantom_cbis(
+    path:str|PathLike, # Folder to write; must be empty, absent, or hold the same phantom
+    n:int=120, # Number of mammograms, at least 60; half of them with masses
+    seed:int=0, # Same seed, same bytes
+    dirt:bool=True, # Whether to plant all the faults
+    layout:str='nbia', # 'nbia', 'old', 'table' or 'series'; see `LAYOUTS`
+    informative:float=1., # Probability that the table speaks about the abnormality itself
+    test:float=.25, # Share of the official test split
+    progress:bool=True # Show a progress bar on a terminal
+) -> Path: # The folder
+    "Write a CBIS-DDSM download of drawn mammograms"
+    if layout not in LAYOUTS: raise ValueError(f'layout must be one of {", ".join(LAYOUTS)}, not {layout!r}')
+    path, cases = Path(path), cbis_cases(n, seed, informative, test, shared=dirt)
+    knobs = dict(phantom='cbis', n=n, seed=seed, dirt=dirt, layout=layout, informative=informative, test=test, mmpkd=__version__)
+    faults, planted = plant_faults(cases, seed) if dirt else ({}, [])
+    if not begin_phantom(path, knobs): return path
+    planted += write_tables(path, cases, seed, dirt)
+    to = Download(path, layout)
+    boxes = _write_pictures(to, cases, faults, seed, progress)
+    to.finish()
+    write_truth(path, cases, boxes, faults, planted)
+    finish_phantom(path, knobs)
+    return path

@@ -32,7 +32,7 @@ from .statistics import DIRECTIONS, TITLES, compare_arms, per_run, show_runs, su
 from .student import Student
 from .teachers import macro_auroc
 
-# %% ../nbs/41_studies.ipynb #d9469a54
+# %% ../nbs/41_studies.ipynb #3cb2525a
 def grid(
     cohort:Cohort, # As for `run_experiment`
     out:str|PathLike, # The run folder
@@ -46,6 +46,7 @@ def grid(
     arms = [f'{arm} lam={lam:g} T={T:g}' for lam, T in product(lams, Ts)]
     return run_experiment(cohort, out, config, ('baseline', *arms), **kwargs)
 
+# %% ../nbs/41_studies.ipynb #18ca60da
 def grid_table(
     run:Run # From `grid`
 ) -> pd.DataFrame: # One row per arm: 'lam', 'T', validation AUROC as 'mean', 'sd', 'n', and 'chosen'
@@ -57,6 +58,7 @@ def grid_table(
     cells = t[t.lam > 0].sort_values(['lam', 'T'])
     return t.assign(chosen=t.index == cells['mean'].idxmax())
 
+# %% ../nbs/41_studies.ipynb #35200470
 def show_grid(
     run:Run, # From `grid`
     ax=None # matplotlib axes; new ones if none are given
@@ -71,7 +73,7 @@ def show_grid(
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/41_studies.ipynb #bb8174a9
+# %% ../nbs/41_studies.ipynb #19413b07
 def sensitivity(
     run:Run, # From `grid`
     metric:str='pixel_auroc' # Localization score
@@ -84,6 +86,7 @@ def sensitivity(
     t.insert(0, 'lam', [read_arm(a)[1].get('lam', 0.) for a in t.index])
     return t.assign(front=~np.array(dominated))
 
+# %% ../nbs/41_studies.ipynb #58a41760
 def show_pareto(
     run:Run, # From `grid`
     metric:str='pixel_auroc', # Localization score
@@ -99,7 +102,7 @@ def show_pareto(
     ax.set(xlabel=TITLES['auroc'], ylabel=TITLES[metric])
     return ax
 
-# %% ../nbs/41_studies.ipynb #82f69e2a
+# %% ../nbs/41_studies.ipynb #68918d4e
 def quality(
     cohort:Cohort, # As for `run_experiment`
     out:str|PathLike, # The run folder
@@ -110,17 +113,19 @@ def quality(
     "The baseline, and one arm for every teacher"
     return run_experiment(cohort, out, config, ('baseline', *[f'out-of-fold share={s:g}' for s in shares]), **kwargs)
 
+# %% ../nbs/41_studies.ipynb #26867dae
 def quality_table(
     run:Run, # From `quality`
     metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Run.per_seed`
 ) -> pd.DataFrame: # One row per share: 'teacher' AUROC on the training images, 'gap', and mean and sd of the students
     "The teacher's quality, and that of its students"
-    y, rows = run.labels('train'), []
+    rows = []
     for arm, students in run.per_seed().groupby('arm', sort=False):
-        row = dict(share=0.) if arm == 'baseline' else dict(share=read_arm(arm)[1].get('share', 1.), teacher=macro_auroc(y, run.soft_labels(arm)), gap=gap(y, run.soft_labels(arm)))
+        row = dict(share=0.) if arm == 'baseline' else dict(share=read_arm(arm)[1].get('share', 1.), teacher=run.taught(arm, macro_auroc), gap=run.taught(arm, gap))
         rows.append(row | {f'{m}{suffix}': v for m in metrics for suffix, v in (('', students[m].mean()), ('_sd', students[m].std()))})
     return pd.DataFrame(rows).set_index('share')
 
+# %% ../nbs/41_studies.ipynb #7a249f57
 def show_quality(
     run:Run, # From `quality`
     metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Run.per_seed`
@@ -135,7 +140,7 @@ def show_quality(
         ax.set(xlabel='AUROC of the teacher, out of fold', ylabel=TITLES[m])
     return fig
 
-# %% ../nbs/41_studies.ipynb #535f209b
+# %% ../nbs/41_studies.ipynb #772c7190
 def transfer(
     source:Run, # A finished run on cohort A
     cohort:Cohort, # Cohort B; its privileged columns are not used
@@ -147,6 +152,7 @@ def transfer(
     "Fine-tune every student of A on B with hard labels; compared with 'from baseline'"
     return run_experiment(cohort, out, config, ('baseline', *[f'from {arm}' for arm in source.arms]), seeds or source.seeds, **kwargs)
 
+# %% ../nbs/41_studies.ipynb #9af60925
 def _start_title(arm): return 'Never saw A' if arm == 'baseline' else arm_title(arm)
 
 def transfer_table(
@@ -158,6 +164,7 @@ def transfer_table(
     t = t.loc[run.arms, [(m, k) for m in metrics for k in ('mean', 'sd')]]
     return t.rename(index=_start_title).rename_axis(index='start', columns=[None, None])
 
+# %% ../nbs/41_studies.ipynb #378ea6da
 def show_transfer(
     run:Run, # From `transfer`
     metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Run.per_seed`
@@ -170,7 +177,7 @@ def show_transfer(
         ax.set_xticks(range(len(run.arms)), [_start_title(a) for a in run.arms], rotation=20, ha='right')
     return fig
 
-# %% ../nbs/41_studies.ipynb #8f613ed4
+# %% ../nbs/41_studies.ipynb #bee894a8
 def reliability(
     run:Run # A finished run of at least two seeds
 ) -> pd.DataFrame: # One row per arm and test image: `spearman`, `overlap` and what `chance` would give of it, `pairs` of seeds
@@ -179,6 +186,7 @@ def reliability(
     maps = {arm: [AttentionMaps.load(run.unit(arm, seed)/'attention.npz') for seed in range(run.seeds)] for arm in run.arms}
     return pd.concat([agreement(m).assign(arm=arm) for arm, m in maps.items()], ignore_index=True)
 
+# %% ../nbs/41_studies.ipynb #b0aff07e
 def reliability_table(
     run:Run # A finished run of at least two seeds
 ) -> pd.DataFrame: # One row per arm: median and quartiles over images
@@ -186,6 +194,7 @@ def reliability_table(
     t = reliability(run).groupby('arm', sort=False)[['spearman', 'overlap', 'chance']].quantile([.25, .5, .75]).unstack().drop(columns=[('chance', .25), ('chance', .75)])
     return t.rename(columns={.25: 'lower quartile', .5: 'median', .75: 'upper quartile'}).rename(index=arm_title)
 
+# %% ../nbs/41_studies.ipynb #5bd7bd0a
 def show_reliability(
     run:Run, # A finished run of at least two seeds
     ax=None # matplotlib axes; new ones if none are given

@@ -6,8 +6,8 @@ Docs: https://mmpkd.github.io/mmpkd/teachers.html.md"""
 
 # %% auto #0
 __all__ = ['TEACHERS', 'PRESETS', 'TRUSTED', 'tabular_features', 'questions', 'Teacher', 'ForestTeacher', 'class_auroc',
-           'macro_auroc', 'BoostedTeacher', 'BagOfWordsTeacher', 'masked_loss', 'load_text_model', 'TextTeacher',
-           'small_bert', 'out_of_fold', 'StackedTeacher', 'make_teacher', 'evidence', 'teacher_table', 'save_teacher',
+           'macro_auroc', 'BoostedTeacher', 'BagOfWordsTeacher', 'masked_loss', 'small_bert', 'load_text_model',
+           'TextTeacher', 'out_of_fold', 'StackedTeacher', 'make_teacher', 'evidence', 'teacher_table', 'save_teacher',
            'load_teacher']
 
 # %% ../nbs/10_teachers.ipynb #9575d6ac
@@ -61,7 +61,7 @@ def questions(
     known = y.notna().all(axis=1)
     return {'class': y[known].idxmax(axis=1).reindex(y.index)}
 
-# %% ../nbs/10_teachers.ipynb #3e79e931
+# %% ../nbs/10_teachers.ipynb #5fd4944d
 class Teacher:
     "A model of privileged information: scikit-learn's, unless a subclass has its own `fit` and `logits`"
     modality = None # What it reads: 'tabular' or 'text'
@@ -83,22 +83,22 @@ class Teacher:
         self.inputs(cohort)
         return self
 
-    def readable(self, x): # (N,) bool: is there any privileged information at all?
-        return x.notna() & (x.astype(str).str.strip() != '') if x.ndim == 1 else x.notna().any(axis=1)
-
-    def known(self, cohort, x): # Each question with its known answers, by images with privileged information
-        for name, answers in questions(cohort).items():
-            t = answers[answers.notna() & self.readable(x)].astype(int if cohort.task == 'multilabel' else str)
-            if t.nunique() < 2: raise ValueError(f'all {len(t)} known answers for {name!r} are {t.unique().tolist()}; a teacher needs at least two different ones')
-            yield name, t
-
-# %% ../nbs/10_teachers.ipynb #2efe7baa
+# %% ../nbs/10_teachers.ipynb #d01539fa
 @patch
-def fit(self:Teacher,
-    cohort:Cohort # Usually a training split; images without a label or without privileged information are left out
-) -> Teacher: # Itself
-    "Learn; raises a `ValueError` if all known answers to a question are the same"
-    return self.learn(cohort, self.inputs(cohort))
+def readable(self:Teacher, x): # (N,) bool: is there any privileged information at all?
+    return x.notna() & (x.astype(str).str.strip() != '') if x.ndim == 1 else x.notna().any(axis=1)
+
+# %% ../nbs/10_teachers.ipynb #8dbfaec2
+@patch
+def known(self:Teacher, cohort, x): # Each question with its known answers, by images with privileged information
+    for name, answers in questions(cohort).items():
+        t = answers[answers.notna() & self.readable(x)].astype(int if cohort.task == 'multilabel' else str)
+        if t.nunique() < 2: raise ValueError(f'all {len(t)} known answers for {name!r} are {t.unique().tolist()}; a teacher needs at least two different ones')
+        yield name, t
+
+# %% ../nbs/10_teachers.ipynb #1146e6f5
+@patch
+def about(self:Teacher, x, name): return x # What of the inputs a question is answered by
 
 @patch
 def learn(self:Teacher, cohort, x):
@@ -108,13 +108,24 @@ def learn(self:Teacher, cohort, x):
         self.models[name], self.fitted_on[name] = self.build(about).fit(about.loc[t.index], t), t.index.tolist()
     return self
 
-# %% ../nbs/10_teachers.ipynb #99265bfd
+# %% ../nbs/10_teachers.ipynb #82584d48
 @patch
-def logits(self:Teacher,
-    cohort:Cohort
-) -> pd.DataFrame: # (N, C), indexed by `image_id`; NaN where there is no privileged information
-    "$f_t(x^*)$"
-    return self.answer(self.inputs(cohort))
+def fit(self:Teacher,
+    cohort:Cohort # Usually a training split; images without a label or without privileged information are left out
+) -> Teacher: # Itself
+    "Learn; raises a `ValueError` if all known answers to a question are the same"
+    return self.learn(cohort, self.inputs(cohort))
+
+# %% ../nbs/10_teachers.ipynb #0592bfd3
+@patch
+def to_logits(self:Teacher, name, p): # (N, k) probabilities of one model -> (N, k) logits of the classes it is about
+    if self.task == 'multilabel': return logit(p[:, [1]].clip(self.eps, 1 - self.eps))
+    p = pd.DataFrame(p, columns=self.models[name].classes_).reindex(columns=self.labels, fill_value=0.)
+    return np.log(p.clip(self.eps, 1).to_numpy())
+
+# %% ../nbs/10_teachers.ipynb #82aff947
+@patch
+def columns(self:Teacher, name): return [name] if self.task == 'multilabel' else self.labels # The classes a question is about
 
 @patch
 def answer(self:Teacher, x):
@@ -123,19 +134,15 @@ def answer(self:Teacher, x):
         if read.any(): out.loc[read, self.columns(name)] = self.to_logits(name, m.predict_proba(self.about(x, name)[read]))
     return out
 
+# %% ../nbs/10_teachers.ipynb #67ccc25e
 @patch
-def about(self:Teacher, x, name): return x # What of the inputs a question is answered by
+def logits(self:Teacher,
+    cohort:Cohort
+) -> pd.DataFrame: # (N, C), indexed by `image_id`; NaN where there is no privileged information
+    "$f_t(x^*)$"
+    return self.answer(self.inputs(cohort))
 
-@patch
-def columns(self:Teacher, name): return [name] if self.task == 'multilabel' else self.labels # The classes a question is about
-
-@patch
-def to_logits(self:Teacher, name, p): # (N, k) probabilities of one model -> (N, k) logits of the classes it is about
-    if self.task == 'multilabel': return logit(p[:, [1]].clip(self.eps, 1 - self.eps))
-    p = pd.DataFrame(p, columns=self.models[name].classes_).reindex(columns=self.labels, fill_value=0.)
-    return np.log(p.clip(self.eps, 1).to_numpy())
-
-# %% ../nbs/10_teachers.ipynb #c13fe6bc
+# %% ../nbs/10_teachers.ipynb #e8ca853f
 class ForestTeacher(Teacher):
     "A random forest on metadata, with out-of-bag predictions"
     modality = 'tabular'
@@ -150,20 +157,22 @@ class ForestTeacher(Teacher):
         forest = RandomForestClassifier(self.n_estimators, min_samples_leaf=self.min_samples_leaf, oob_score=True, n_jobs=-1, random_state=self.seed)
         return Pipeline([('features', tabular_features(x)), ('model', forest)])
 
-    def oob_logits(self,
-        cohort:Cohort # The cohort that the forest was fitted on
-    ) -> pd.DataFrame: # (N, C), indexed by `image_id`
-        "Logits by the trees that did not see the image: NaN if every tree saw it; images that the forest was not fitted on are answered by all trees"
-        out = self.logits(cohort)
-        for name, ids in self.fitted_on.items():
-            if not out.index.isin(ids).any(): raise ValueError(f'the forest was not fitted on any image of cohort {cohort.name!r}; out-of-bag predictions are for its training images')
-            mine = pd.Index(ids).isin(out.index)
-            p = self.models[name]['model'].oob_decision_function_
-            votes = np.where(p.sum(axis=1, keepdims=True) > 0, self.to_logits(name, p), np.nan)   # no tree may have left an image out
-            out.loc[pd.Index(ids)[mine], self.columns(name)] = votes[mine]
-        return out
+# %% ../nbs/10_teachers.ipynb #4ab4cf53
+@patch
+def oob_logits(self:ForestTeacher,
+    cohort:Cohort # The cohort that the forest was fitted on
+) -> pd.DataFrame: # (N, C), indexed by `image_id`
+    "Logits by the trees that did not see the image: NaN if every tree saw it; images that the forest was not fitted on are answered by all trees"
+    out = self.logits(cohort)
+    for name, ids in self.fitted_on.items():
+        if not out.index.isin(ids).any(): raise ValueError(f'the forest was not fitted on any image of cohort {cohort.name!r}; out-of-bag predictions are for its training images')
+        mine = pd.Index(ids).isin(out.index)
+        p = self.models[name]['model'].oob_decision_function_
+        votes = np.where(p.sum(axis=1, keepdims=True) > 0, self.to_logits(name, p), np.nan)   # no tree may have left an image out
+        out.loc[pd.Index(ids)[mine], self.columns(name)] = votes[mine]
+    return out
 
-# %% ../nbs/10_teachers.ipynb #2f186131
+# %% ../nbs/10_teachers.ipynb #976f4d9a
 def class_auroc(
     y:pd.DataFrame, # (N, C) hard labels, NaN where blank
     p:pd.DataFrame # (N, C) logits or probabilities
@@ -176,6 +185,7 @@ def class_auroc(
         return roc_auc_score(y[c][known], p[c][known]) if y[c][known].nunique() == 2 else np.nan
     return pd.Series({c: auroc(c) for c in y}, name='auroc')
 
+# %% ../nbs/10_teachers.ipynb #af0fe4a2
 def macro_auroc(
     y:pd.DataFrame, # (N, C) hard labels, NaN where blank
     p:pd.DataFrame # (N, C) logits or probabilities
@@ -225,7 +235,7 @@ def masked_loss(
     known = known.all(dim=1)
     return F.cross_entropy(logits[known], y[known])
 
-# %% ../nbs/10_teachers.ipynb #674fa3b1
+# %% ../nbs/10_teachers.ipynb #7bc3980f
 @contextmanager
 def _quiet(): # transformers without its reports, and without progress bars where nobody sees them
     log = transformers.utils.logging
@@ -237,6 +247,7 @@ def _quiet(): # transformers without its reports, and without progress bars wher
         log.set_verbosity(level)
         if bars: log.enable_progress_bar()
 
+# %% ../nbs/10_teachers.ipynb #07dc3108
 def _check_text_model(tokenizer, network, missing, mismatched, new_head): # It all belongs together
     if len(tokenizer) <= len(tokenizer.all_special_ids): raise ValueError('the tokenizer has no vocabulary')
     if len(tokenizer) > network.config.vocab_size: raise ValueError(f'the tokenizer knows {len(tokenizer)} word pieces and the network {network.config.vocab_size}')
@@ -244,7 +255,42 @@ def _check_text_model(tokenizer, network, missing, mismatched, new_head): # It a
     if new_head: lost = {k for k in lost if k.startswith(network.base_model_prefix + '.') and '.pooler.' not in k}   # above these, all is new
     if lost: raise ValueError(f'{len(lost)} weights are missing or of another shape, such as {min(lost)}')
 
-# %% ../nbs/10_teachers.ipynb #8dd66aa1
+# %% ../nbs/10_teachers.ipynb #ebe49f77
+def _word_pieces(texts): # All of them, the most needed first
+    split = transformers.BertTokenizer().backend_tokenizer
+    words = Counter(w for t in texts for w, _ in split.pre_tokenizer.pre_tokenize_str(split.normalizer.normalize_str(t)))
+    letters = sorted({*''.join(words)})
+    return ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *letters, *('##' + c for c in letters), *(w for w in sorted(words, key=lambda w: (-words[w], w)) if len(w) > 1)]
+
+# %% ../nbs/10_teachers.ipynb #8fd964a5
+def small_bert(
+    texts, # Reports to make the vocabulary from
+    folder:str|PathLike, # Where to store it
+    hidden:int=64, # Width, a multiple of 32
+    layers:int=2, # Depth
+    vocab:int=1000, # Letters and words, at most
+    max_length:int=256, # Longest report, in tokens
+    seed:int=0 # Of the weights
+) -> Path: # The folder, to be given to a `TextTeacher` as `model`
+    "An untrained BERT for trying things out where there is no model hub and no GPU"
+    tokenizer = transformers.BertTokenizer(vocab={p: i for i, p in enumerate(_word_pieces(texts)[:vocab])})
+    config = transformers.BertConfig(vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden//32, intermediate_size=2*hidden,
+                                     max_position_embeddings=max_length, initializer_range=hidden**-.5)   # the usual .02 is for wide networks
+    transformers.set_seed(seed)
+    with _quiet():
+        transformers.BertModel(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+# %% ../nbs/10_teachers.ipynb #f683e45c
+def _cannot_load(model, e): # The message
+    where = 'the folder cannot be used' if Path(model).is_dir() else 'there is no such folder, and the model hub does not give it'
+    reason = str(e).strip().partition('\n')[0].rstrip('.')
+    return (f'cannot load the language model {str(model)!r}: {where} ({reason}). A model is a folder with a tokenizer, config.json and model.safetensors, or a name on '
+            f'the model hub. Where the hub can be reached, AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER) and AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), '
+            f'both of transformers, make such a folder of a NAME')
+
+# %% ../nbs/10_teachers.ipynb #f62863a4
 def load_text_model(
     model:str|PathLike, # A folder, or a name on the model hub
     labels:int=None # Size of a new output layer; if none is given, the stored one is used
@@ -257,15 +303,10 @@ def load_text_model(
             network, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 model, config=config, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
         _check_text_model(tokenizer, network, info['missing_keys'], info['mismatched_keys'], new_head=labels is not None)
-    except (OSError, ValueError, SafetensorError) as e:
-        where = 'the folder cannot be used' if Path(model).is_dir() else 'there is no such folder, and the model hub does not give it'
-        reason = str(e).strip().partition('\n')[0].rstrip('.')
-        raise OSError(f'cannot load the language model {str(model)!r}: {where} ({reason}). A model is a folder with a tokenizer, config.json and model.safetensors, or a name on '
-                      f'the model hub. Where the hub can be reached, AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER) and AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), '
-                      f'both of transformers, make such a folder of a NAME') from e
+    except (OSError, ValueError, SafetensorError) as e: raise OSError(_cannot_load(model, e)) from e
     return tokenizer, network
 
-# %% ../nbs/10_teachers.ipynb #d8f94805
+# %% ../nbs/10_teachers.ipynb #a08b81d6
 class TextTeacher(Teacher):
     "A language model fine-tuned on reports"
     modality = 'text'
@@ -285,34 +326,66 @@ class TextTeacher(Teacher):
         self.model, self.epochs, self.lr, self.bs, self.max_length = str(model), epochs, lr, bs, max_length
         self.patience, self.holdout, self.seed = patience, holdout, seed
 
-    def check(self, cohort):
-        "Also loads the language model once, so that a missing one is found out before the work starts"
-        self.inputs(cohort)
-        self.pretrained(len(cohort.labels))
-        return self
+# %% ../nbs/10_teachers.ipynb #38008e46
+@patch
+def pretrained(self:TextTeacher, labels): # Tokenizer and network with a new output layer
+    tokenizer, network = load_text_model(self.model, labels)
+    most = getattr(network.config, 'max_position_embeddings', self.max_length)
+    if self.max_length > most: raise ValueError(f'max_length must be at most {most} for the language model {self.model!r}, not {self.max_length}')
+    return tokenizer, network
 
-    def pretrained(self, labels): # Tokenizer and network with a new output layer
-        tokenizer, network = load_text_model(self.model, labels)
-        most = getattr(network.config, 'max_position_embeddings', self.max_length)
-        if self.max_length > most: raise ValueError(f'max_length must be at most {most} for the language model {self.model!r}, not {self.max_length}')
-        return tokenizer, network
+# %% ../nbs/10_teachers.ipynb #77f6cd31
+@patch
+def check(self:TextTeacher, cohort):
+    "Also loads the language model once, so that a missing one is found out before the work starts"
+    self.inputs(cohort)
+    self.pretrained(len(cohort.labels))
+    return self
 
-    def encode(self, texts): # Padded token ids of a batch
-        return self.tokenizer([*map(str, texts)], truncation=True, max_length=self.max_length, padding=True, return_tensors='pt')
+# %% ../nbs/10_teachers.ipynb #43e56205
+@patch
+def encode(self:TextTeacher, texts): # Padded token ids of a batch
+    return self.tokenizer([*map(str, texts)], truncation=True, max_length=self.max_length, padding=True, return_tensors='pt')
 
-# %% ../nbs/10_teachers.ipynb #d4d558b2
+# %% ../nbs/10_teachers.ipynb #df4d2b2c
 @patch
 def reports(self:TextTeacher, cohort): # The cohort of one image per report that has one and at least one label
     x, y = self.inputs(cohort), cohort.y()
     rows = pd.concat([cohort.items.set_index('image_id').patient_id, x, y], axis=1)
     return cohort.take(x.index[self.readable(x) & y.notna().any(axis=1) & ~rows.duplicated()])
 
+# %% ../nbs/10_teachers.ipynb #602656f1
 @patch
 def hold_out(self:TextTeacher, cohort): # Training and validation reports
     strata = cohort.y().fillna(-1).astype(int).astype(str).agg(' '.join, axis=1)
     part = patient_split(cohort.items.patient_id, strata, self.holdout, 0, self.seed)
     return [cohort.take(cohort.items.image_id[part == s]) for s in ('train', 'valid')]
 
+# %% ../nbs/10_teachers.ipynb #600e32b9
+@patch
+def _arguments(self:TextTeacher, folder, judged): # Of the `Trainer`
+    gpu = torch.cuda.is_available()
+    best = dict(eval_strategy='epoch', save_strategy='epoch', save_total_limit=1, load_best_model_at_end=True, metric_for_best_model='auroc') if judged else dict(save_strategy='no')
+    return transformers.TrainingArguments(
+        folder, num_train_epochs=self.epochs, learning_rate=self.lr, warmup_steps=.1, weight_decay=.01, per_device_train_batch_size=self.bs, per_device_eval_batch_size=4*self.bs,
+        seed=self.seed, bf16=gpu and torch.cuda.is_bf16_supported(), dataloader_pin_memory=gpu, remove_unused_columns=False, average_tokens_across_devices=False,
+        save_only_model=True, report_to='none', logging_strategy='no', disable_tqdm=not sys.stderr.isatty(), **best)
+
+# %% ../nbs/10_teachers.ipynb #6edfb4ca
+@patch
+def train(self:TextTeacher, folder, train, valid): # -> the AUROC after each epoch
+    def pairs(c): return list(zip(self.inputs(c), c.y().to_numpy()))
+    def collate(rows): return {**self.encode([x for x, _ in rows]), 'labels': torch.tensor(np.stack([y for _, y in rows]), dtype=torch.float32)}
+    def loss(outputs, y, num_items_in_batch=None): return masked_loss(outputs.logits, y, self.task)
+    def auroc(p): return dict(auroc=macro_auroc(pd.DataFrame(p.label_ids), pd.DataFrame(p.predictions)))
+    trainer = transformers.Trainer(self.network, self._arguments(folder, valid is not None), collate, pairs(train), None if valid is None else pairs(valid),
+                                   compute_loss_func=loss, compute_metrics=auroc, callbacks=[] if valid is None else [transformers.EarlyStoppingCallback(self.patience)])
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    self.network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).cpu()
+    return [dict(epoch=round(e['epoch']), auroc=e['eval_auroc']) for e in trainer.state.log_history if 'eval_auroc' in e]
+
+# %% ../nbs/10_teachers.ipynb #8eabce26
 @patch
 def fit(self:TextTeacher,
     cohort:Cohort, # Usually a training split; images without any label or without a report are left out
@@ -329,26 +402,7 @@ def fit(self:TextTeacher,
     with TemporaryDirectory() as folder, _quiet(): self.history = self.train(folder, train, valid)
     return self
 
-# %% ../nbs/10_teachers.ipynb #e7f8bf5b
-@patch
-def train(self:TextTeacher, folder, train, valid): # -> the AUROC after each epoch
-    def pairs(c): return list(zip(self.inputs(c), c.y().to_numpy()))
-    def collate(rows): return {**self.encode([x for x, _ in rows]), 'labels': torch.tensor(np.stack([y for _, y in rows]), dtype=torch.float32)}
-    def loss(outputs, y, num_items_in_batch=None): return masked_loss(outputs.logits, y, self.task)
-    def auroc(p): return dict(auroc=macro_auroc(pd.DataFrame(p.label_ids), pd.DataFrame(p.predictions)))
-    gpu = torch.cuda.is_available()
-    judged = dict(eval_strategy='epoch', save_strategy='epoch', save_total_limit=1, load_best_model_at_end=True, metric_for_best_model='auroc') if valid is not None else dict(save_strategy='no')
-    args = transformers.TrainingArguments(
-        folder, num_train_epochs=self.epochs, learning_rate=self.lr, warmup_steps=.1, weight_decay=.01, per_device_train_batch_size=self.bs, per_device_eval_batch_size=4*self.bs,
-        seed=self.seed, bf16=gpu and torch.cuda.is_bf16_supported(), dataloader_pin_memory=gpu, remove_unused_columns=False, average_tokens_across_devices=False,
-        save_only_model=True, report_to='none', logging_strategy='no', disable_tqdm=not sys.stderr.isatty(), **judged)
-    trainer = transformers.Trainer(self.network, args, collate, pairs(train), None if valid is None else pairs(valid), compute_loss_func=loss, compute_metrics=auroc,
-                                   callbacks=[] if valid is None else [transformers.EarlyStoppingCallback(self.patience)])
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
-    self.network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).cpu()
-    return [dict(epoch=round(e['epoch']), auroc=e['eval_auroc']) for e in trainer.state.log_history if 'eval_auroc' in e]
-
+# %% ../nbs/10_teachers.ipynb #a265970c
 @patch
 def logits(self:TextTeacher, cohort):
     "$f_t(x^*)$; each different report is read once, in batches"
@@ -362,30 +416,6 @@ def logits(self:TextTeacher, cohort):
     z = torch.cat(z).double()
     if self.task == 'multiclass': z = z.log_softmax(dim=1)
     return pd.DataFrame(z.numpy(), texts, self.labels).loc[read].set_axis(read.index).reindex(x.index)
-
-# %% ../nbs/10_teachers.ipynb #f40df607
-def small_bert(
-    texts, # Reports to make the vocabulary from
-    folder:str|PathLike, # Where to store it
-    hidden:int=64, # Width, a multiple of 32
-    layers:int=2, # Depth
-    vocab:int=1000, # Letters and words, at most
-    max_length:int=256, # Longest report, in tokens
-    seed:int=0 # Of the weights
-) -> Path: # The folder, to be given to a `TextTeacher` as `model`
-    "An untrained BERT for trying things out where there is no model hub and no GPU"
-    split = transformers.BertTokenizer().backend_tokenizer
-    words = Counter(w for t in texts for w, _ in split.pre_tokenizer.pre_tokenize_str(split.normalizer.normalize_str(t)))
-    letters = sorted({*''.join(words)})
-    pieces = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *letters, *('##' + c for c in letters), *(w for w in sorted(words, key=lambda w: (-words[w], w)) if len(w) > 1)]
-    tokenizer = transformers.BertTokenizer(vocab={p: i for i, p in enumerate(pieces[:vocab])})
-    config = transformers.BertConfig(vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden//32, intermediate_size=2*hidden,
-                                     max_position_embeddings=max_length, initializer_range=hidden**-.5)   # the usual .02 is for wide networks
-    transformers.set_seed(seed)
-    with _quiet():
-        transformers.BertModel(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return Path(folder)
 
 # %% ../nbs/10_teachers.ipynb #ff3b797a
 def out_of_fold(
@@ -408,7 +438,7 @@ def out_of_fold(
         parts.append(t.logits(cohort.take(cohort.items.image_id.iloc[unseen])))
     return pd.concat(parts).loc[cohort.items.image_id]
 
-# %% ../nbs/10_teachers.ipynb #25c38317
+# %% ../nbs/10_teachers.ipynb #1525de6a
 class StackedTeacher(Teacher):
     "A logistic regression on what other teachers answer"
     def __init__(self,
@@ -427,24 +457,36 @@ class StackedTeacher(Teacher):
         for t in self.teachers: t.check(cohort)
         return self
 
-    def fit(self, cohort):
-        self.parts = [deepcopy(t).fit(cohort) for t in self.teachers]
-        return self.learn(cohort, self.side_by_side([out_of_fold(t, cohort, self.folds, self.seed) for t in self.teachers]))
+# %% ../nbs/10_teachers.ipynb #a0ba7d63
+@patch
+def side_by_side(self:StackedTeacher, answers): return pd.concat([z.add_prefix(f'{k} ') for k, z in enumerate(answers)], axis=1) # (N, teachers*C)
 
-    def logits(self, cohort): return self.answer(self.side_by_side([t.logits(cohort) for t in self.parts]))
+@patch
+def about(self:StackedTeacher, x, name): return x[[f'{k} {c}' for k in range(len(self.teachers)) for c in self.columns(name)]]
 
-    def side_by_side(self, answers): return pd.concat([z.add_prefix(f'{k} ') for k, z in enumerate(answers)], axis=1) # (N, teachers*C)
+# %% ../nbs/10_teachers.ipynb #0744468d
+@patch
+def build(self:StackedTeacher, x):
+    missing = SimpleImputer(add_indicator=True, keep_empty_features=True)
+    return Pipeline([('missing', missing), ('model', LogisticRegression(max_iter=1000))])
 
-    def about(self, x, name): return x[[f'{k} {c}' for k in range(len(self.teachers)) for c in self.columns(name)]]
+# %% ../nbs/10_teachers.ipynb #2eb56147
+@patch
+def fit(self:StackedTeacher, cohort):
+    self.parts = [deepcopy(t).fit(cohort) for t in self.teachers]
+    return self.learn(cohort, self.side_by_side([out_of_fold(t, cohort, self.folds, self.seed) for t in self.teachers]))
 
-    def build(self, x):
-        missing = SimpleImputer(add_indicator=True, keep_empty_features=True)
-        return Pipeline([('missing', missing), ('model', LogisticRegression(max_iter=1000))])
+# %% ../nbs/10_teachers.ipynb #8dd93c9d
+@patch
+def logits(self:StackedTeacher, cohort): return self.answer(self.side_by_side([t.logits(cohort) for t in self.parts]))
 
-# %% ../nbs/10_teachers.ipynb #96f63699
+# %% ../nbs/10_teachers.ipynb #360563fd
 TEACHERS = {'forest': ForestTeacher, 'boosting': BoostedTeacher, 'bow': BagOfWordsTeacher, 'bert': TextTeacher, 'stacked': StackedTeacher}
+
+# %% ../nbs/10_teachers.ipynb #087ed7df
 PRESETS = {'paper': {'forest': dict(n_estimators=100, min_samples_leaf=1), 'bert': dict(model='microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract')}}
 
+# %% ../nbs/10_teachers.ipynb #fb289164
 def make_teacher(
     name:str, # A key of `TEACHERS`
     seed:int=0, # For what is random in it
@@ -458,13 +500,22 @@ def make_teacher(
     if name not in PRESETS[preset]: raise ValueError(f'the preset {preset!r} is for the teachers {", ".join(PRESETS[preset])}, not {name!r}')
     return TEACHERS[name](seed=seed, **PRESETS[preset][name] | kwargs)
 
-# %% ../nbs/10_teachers.ipynb #101ad565
+# %% ../nbs/10_teachers.ipynb #fdc214ff
 def evidence(
     cohort:Cohort
 ) -> Cohort:
     "What a teacher learns from: the parts of the images where a cohort has some, else the images"
     return cohort if cohort.parts is None else cohort.parts
 
+# %% ../nbs/10_teachers.ipynb #172e94a0
+def _answers(t, splits, folds, seed): # Name -> cohort and logits; `t` was fitted on `splits['train']`
+    train = splits['train']
+    answers = {'in-sample': (train, t.logits(train))}
+    if hasattr(t, 'oob_logits'): answers['out-of-bag'] = train, t.oob_logits(train)
+    if folds: answers['out-of-fold'] = train, out_of_fold(t, train, folds, seed)
+    return answers | {s: (c, t.logits(c)) for s, c in splits.items() if s != 'train' and len(c)}
+
+# %% ../nbs/10_teachers.ipynb #c5e3946b
 def teacher_table(
     cohort:Cohort, # With a training split; the others are measured if they have images
     teacher:str='forest', # A key of `TEACHERS`
@@ -474,18 +525,14 @@ def teacher_table(
 ) -> pd.DataFrame: # One row per seed, then their 'mean' and 'sd'
     "Macro AUROC of the teacher alone: in-sample, out-of-bag where it can, out-of-fold if asked for, on validation and test images"
     if seeds < 1: raise ValueError(f'seeds must be above 0, not {seeds}')
-    train, valid, test = (evidence(cohort).split(s) for s in ('train', 'valid', 'test'))
+    splits = {s: evidence(cohort).split(s) for s in ('train', 'valid', 'test')}
     def row(seed):
-        t = make_teacher(teacher, seed, **kwargs).fit(train)
-        answers = {'in-sample': (train, t.logits(train))}
-        if hasattr(t, 'oob_logits'): answers['out-of-bag'] = train, t.oob_logits(train)
-        if folds: answers['out-of-fold'] = train, out_of_fold(t, train, folds, seed)
-        answers |= {s: (c, t.logits(c)) for s, c in dict(valid=valid, test=test).items() if len(c)}
-        return {k: macro_auroc(c.y(), z) for k, (c, z) in answers.items()}
+        t = make_teacher(teacher, seed, **kwargs).fit(splits['train'])
+        return {k: macro_auroc(c.y(), z) for k, (c, z) in _answers(t, splits, folds, seed).items()}
     rows = pd.DataFrame([row(s) for s in range(seeds)]).rename_axis('seed')
     return pd.concat([rows, rows.agg(['mean', 'std']).rename(dict(std='sd'))]).rename_axis('seed')
 
-# %% ../nbs/10_teachers.ipynb #1fa1e310
+# %% ../nbs/10_teachers.ipynb #38bc5144
 TRUSTED = ['numpy.dtype', 'sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor', 'sklearn.tree._tree.Tree']
 
 @patch
@@ -496,6 +543,7 @@ def save(self:Teacher, folder): # -> what else belongs into teacher.json
 @patch
 def load(self:Teacher, folder): vars(self).update(skops.io.load(folder/'teacher.skops', trusted=TRUSTED))
 
+# %% ../nbs/10_teachers.ipynb #db5be8cd
 @patch
 def save(self:TextTeacher, folder):
     with _quiet():
@@ -506,19 +554,7 @@ def save(self:TextTeacher, folder):
 @patch
 def load(self:TextTeacher, folder): self.tokenizer, self.network = load_text_model(folder)
 
-@patch
-def save(self:StackedTeacher, folder):
-    for k, t in enumerate(self.parts): save_teacher(t, folder/f'part-{k}')
-    skops.io.dump({k: v for k, v in vars(self).items() if k not in ('teachers', 'parts')}, folder/'teacher.skops')
-    return dict(parts=len(self.parts))
-
-@patch
-def load(self:StackedTeacher, folder):
-    vars(self).update(skops.io.load(folder/'teacher.skops', trusted=TRUSTED))
-    self.parts = [load_teacher(folder/f'part-{k}') for k in range(self.parts)]
-    self.teachers = self.parts
-
-# %% ../nbs/10_teachers.ipynb #20aa9b3e
+# %% ../nbs/10_teachers.ipynb #27e738bc
 def save_teacher(
     teacher:Teacher, # A fitted one
     folder:str|PathLike # A new folder, or one that holds a teacher, which is replaced
@@ -534,6 +570,7 @@ def save_teacher(
     if folder.exists(): shutil.rmtree(folder)
     part.rename(folder)
 
+# %% ../nbs/10_teachers.ipynb #5ce7d5ae
 def load_teacher(
     folder:str|PathLike # What `save_teacher` wrote
 ) -> Teacher:
@@ -545,3 +582,16 @@ def load_teacher(
     vars(teacher).update(state)
     teacher.load(Path(folder))
     return teacher
+
+# %% ../nbs/10_teachers.ipynb #881d70c5
+@patch
+def save(self:StackedTeacher, folder):
+    for k, t in enumerate(self.parts): save_teacher(t, folder/f'part-{k}')
+    skops.io.dump({k: v for k, v in vars(self).items() if k not in ('teachers', 'parts')}, folder/'teacher.skops')
+    return dict(parts=len(self.parts))
+
+@patch
+def load(self:StackedTeacher, folder):
+    vars(self).update(skops.io.load(folder/'teacher.skops', trusted=TRUSTED))
+    self.parts = [load_teacher(folder/f'part-{k}') for k in range(self.parts)]
+    self.teachers = self.parts

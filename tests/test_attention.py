@@ -9,8 +9,8 @@ from hypothesis import given, settings, strategies as st
 from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 
-from mmpkd.attention import (ARTEFACTS, METHODS, AttentionMaps, _cascade, _stages, agreement, attention, attention_maps, chance_overlap, check_maps, cls_attention, gradcam,
-                             gradient_relevance, mend, outlier_tokens, patch_maps, randomisation_check, rank_correlation, rollout, show_randomisation, shown_patches, token_norms)
+from mmpkd.attention import (ARTEFACTS, METHODS, AttentionMaps, Seen, _cascade, _stages, agreement, attention, attention_maps, chance_overlap, check_maps, cls_attention, gradcam,
+                             gradient_relevance, mend, outlier_tokens, patch_maps, randomisation_check, rank_correlation, rollout, several_maps, show_randomisation, shown_patches, token_norms)
 from mmpkd.busbra import busbra_cohort
 from mmpkd.images import Geometry, cache_pixels
 from mmpkd.student import Student, create_student, train_student
@@ -163,6 +163,23 @@ def test_a_batch_is_its_images_one_by_one(kind, method, artefacts):
     assert batch.shape == (7, 4, 4) and batch.dtype == torch.float32 and not batch.requires_grad and batch.isfinite().all()
     close(batch, torch.cat([patch_maps(model, x[i:i+1], method, artefacts=artefacts) for i in range(7)]))
     close(batch.flip(0), patch_maps(model, x.flip(0), method, artefacts=artefacts))
+
+@each_kind
+@pytest.mark.parametrize('artefacts', ARTEFACTS)
+@pytest.mark.parametrize('method', METHODS)
+def test_one_pass_gives_what_many_give(kind, method, artefacts):
+    "To the bit, for each block; and the pass itself leaves the model as it was"
+    model, x = kind_of(kind), images(3)
+    model.train()
+    seen = Seen(model, x)
+    assert model.training and not any(m._forward_pre_hooks for m in model.modules()) and not any(t.requires_grad for t in (*seen.blocks, *seen.attn))
+    for layer in range(len(model.blocks)):
+        how = dict(method=method, layer=layer, artefacts=artefacts)
+        assert torch.equal(patch_maps(model, seen, **how), patch_maps(model, x, **how))
+        assert torch.equal(attention(model, seen, layer), attention(model, x, layer)) and torch.equal(token_norms(model, seen, layer), token_norms(model, x, layer))
+
+def test_seen_needs_blocks():
+    with pytest.raises(ValueError, match='has no blocks'): Seen(timm.create_model('resnet10t'), images(1))
 
 def test_only_two_methods_know_of_classes():
     model, x = small(), images(3)
@@ -580,3 +597,17 @@ def test_a_file_of_objects_is_not_unpickled(tmp_path):
 @pytest.mark.parametrize('n_ids,n_geometries', [(1, 2), (2, 1), (3, 3)])
 def test_lengths_that_differ(n_ids, n_geometries):
     with pytest.raises(ValueError, match='same length'): AttentionMaps(np.ones((2, 2, 2)), ['a']*n_ids, [Geometry(2, 2, 4)]*n_geometries)
+
+def test_several_ways_at_once(phantom, pixels, student):
+    "As one after another, in the order that was asked for; batches of the size that was asked for"
+    ids, c = phantom.items.image_id.tolist()[:40], student.labels[1]
+    hows = [dict(method=m, artefacts=a) for a in ('keep', 'mask') for m in METHODS] + [dict(layer=0, heads='max')]
+    for bs in (None, 7):
+        for how, maps in zip(hows, several_maps(student, pixels, ids, hows, target=c, bs=bs), strict=True):
+            alone = attention_maps(student, pixels, ids, target=c, bs=bs, **how)
+            np.testing.assert_array_equal(maps.maps, alone.maps, err_msg=str(how))
+            assert maps.image_ids == ids and maps.geometries == alone.geometries
+
+def test_several_ways_are_checked_first(student, pixels):
+    with pytest.raises(ValueError, match='^heads must be'): several_maps(student, pixels, ['P00000-1'], [dict(), dict(heads=9)])
+    with pytest.raises(ValueError, match='image_ids is empty'): several_maps(student, pixels, [], [dict()])

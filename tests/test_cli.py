@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import mmpkd
 from mmpkd.arms import ARMS
-from mmpkd.cli import app, main, read_convention, table
+from mmpkd.cli import app, main, print_table, read_convention, table
 from mmpkd.experiment import Run
 from mmpkd.localization import CONVENTIONS
 from mmpkd.localizers import TRIVIAL
@@ -135,11 +135,13 @@ def test_options_arrive(busbra, tmp_path):
 
 def test_a_convention_from_the_command_line(busbra, tmp_path):
     assert read_convention('rule=otsu layer=-2 tau=.3 heads=max') == dict(rule='otsu', layer=-2, tau=.3, heads='max') and read_convention('') == {}
-    result = invoke('run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--convention', 'rule=tuned layer=-2', '--temperature', 'valid', '--arms', 'baseline, out-of-bag lam=0.3')
+    result = invoke('run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--convention', 'rule=tuned layer=-2', '--temperature', 'valid', '--arms', 'baseline, out-of-bag lam=0.3',
+                    '--teacher-per-seed')
     assert result.exit_code == 0, result.output
     run = Run(tmp_path/'run')
     assert {k: run.config['convention'][k] for k in ('rule', 'layer', 'tau')} == dict(rule='tuned', layer=-2, tau=None)    # chosen for each student, not 0.5
     assert run.config['T'] == 'valid' and run.teacher['T_valid'] > 0 and run.arms == ['baseline', 'out-of-bag lam=0.3']
+    assert run.config['teacher_per_seed'] and (run.folder/'teachers/seed-0/teacher').is_dir() and not (run.folder/'teacher').exists()
     tau = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').attrs['convention']['tau']
     row = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').iloc[0]
     boxes = said(invoke('predict', run.unit('baseline', 0), busbra/'Images'/f'{row.image_id}.png', '--out', tmp_path/'a.png').output)[1]
@@ -207,6 +209,12 @@ def test_agreement_between_seeds(ultrasound):
     result = invoke('reliability', ultrasound[0])
     assert result.exit_code == 0 and 'agreement between seeds' in result.output and 'MMPKD (out-of-bag)' in result.output and 'spearman' in result.output
     for name in ('reliability.csv', 'reliability.png'): assert (ultrasound[0]/name).stat().st_size > 100
+
+def test_wide_tables_are_not_cut(capsys):
+    names = [f'a column of thirty characters {i}' for i in range(8)]
+    print_table(pd.DataFrame([[.5]*8], ['row'], names))
+    said = capsys.readouterr().out
+    assert '…' not in said and all(n in said for n in names)
 
 def test_errors_of_studies_are_one_line(capsys, monkeypatch, busbra, ultrasound, tmp_path):
     call = ['--root', busbra, '--out', tmp_path/'out', '--weights', 'none', '--size', 32]

@@ -4,18 +4,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub.constants
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from conftest import DEMO_CALL, TINY, altered, times
 from PIL import Image
 
 import mmpkd
+from mmpkd.arms import arm_labels
 from mmpkd.attention import AttentionMaps
 from mmpkd.experiment import Run, environment, make_config, run_experiment
 from mmpkd.images import Pixels, cache_pixels
 from mmpkd.localization import Convention
 from mmpkd.phantom import METADATA
-from mmpkd.soft_labels import soften
-from mmpkd.student import Student
+from mmpkd.soft_labels import gap, soften, training_logits
+from mmpkd.student import Student, train_student
 from mmpkd.teachers import TEACHERS, ForestTeacher, load_teacher
 
 
@@ -324,6 +325,46 @@ def test_the_teacher_is_kept(tiny_run, phantom):
     z = pd.read_parquet(tiny_run.folder/'soft_labels/logits_out-of-fold.parquet')
     equal(s, pd.DataFrame(soften(z, tiny_run.config['T']), z.index, z.columns))
     equal(s, tiny_run.soft_labels('out-of-fold'))
+
+@pytest.fixture(scope='module')
+def each(phantom, tiny, tmp_path_factory):
+    "A teacher for each of two seeds; read only"
+    config = make_config(**tiny, teacher_per_seed=True, T='valid')
+    return run_experiment(phantom, tmp_path_factory.mktemp('each')/'run', config, ('baseline', 'in-sample', 'out-of-fold', 'shuffled'), seeds=2, progress=False)
+
+def test_a_teacher_for_each_seed(each, phantom):
+    "Its folds and its controls are drawn anew; what the students of a seed learn from is what `teach` makes with that seed"
+    assert not (each.folder/'teacher').exists() and each.teacher_seeds == [0, 1] and each.taught_arms == ['in-sample', 'out-of-fold', 'shuffled']
+    for arm in ('out-of-fold', 'shuffled'): assert not each.soft_labels(arm, 0).equals(each.soft_labels(arm, 1))
+    equal(each.soft_labels('in-sample', 0), each.soft_labels('in-sample', 1))        # where nothing is drawn, nothing differs
+    for seed in range(2):
+        z = training_logits(load_teacher(each.folder/f'teachers/seed-{seed}/teacher'), phantom.split('train'), 'out-of-fold', seed=seed)
+        T = json.loads((each.folder/f'teachers/seed-{seed}/teacher.json').read_text())['T_valid']
+        equal(each.soft_labels('out-of-fold', seed), arm_labels('out-of-fold', z, each.labels('train'), T))
+        equal(each.soft_labels('shuffled', seed), arm_labels('shuffled', z, each.labels('train'), T, seed=seed))
+
+def test_what_is_said_of_several_teachers_is_their_mean(each):
+    y, files = each.labels('train'), [json.loads((each.folder/f'teachers/seed-{s}/teacher.json').read_text()) for s in range(2)]
+    assert each.teacher['auroc']['test'] == np.mean([f['auroc']['test'] for f in files]) and each.teacher['T_valid'] == np.mean([f['T_valid'] for f in files])
+    gaps = [gap(y, each.soft_labels('out-of-fold', s)) for s in range(2)]
+    assert each.taught('out-of-fold', gap) == np.mean(gaps) and gaps[0] != gaps[1]
+
+def test_students_learn_from_the_teacher_of_their_seed(each, phantom):
+    "The student trained by hand on the soft labels of its seed has the same weights, on those of the other seed it has not"
+    pixels, keys = Pixels(next((each.folder/'pixels').glob('pixels-*'))), ('epochs', 'lr', 'wd', 'bs', 'augment', 'weights', 'arch', 'arch_kwargs', 'precision')
+    kept = Student.load(each.unit('shuffled', 1)).model.state_dict()
+    for seed in range(2):
+        by_hand = train_student(phantom, pixels, each.soft_labels('shuffled', seed), .5, 1, **{k: each.config[k] for k in keys}).model.state_dict()
+        assert all(torch.equal(kept[k], by_hand[k]) for k in kept) == (seed == 1)
+
+def test_a_seed_added_later_has_a_teacher_of_its_own(each, phantom, tiny, tmp_path):
+    out = shutil.copytree(each.folder, tmp_path/'run')
+    before = times(out/'teachers')
+    more = run_experiment(phantom, out, each.config, ('baseline', 'out-of-fold'), seeds=3, progress=False)
+    after = times(out/'teachers')
+    assert {k: after[k] for k in before} == before and (out/'teachers/seed-2/teacher.json').is_file() and more.teacher_seeds == [0, 1, 2]
+    equal(more.per_seed().query('seed < 2').reset_index(drop=True), each.per_seed().query("arm in ['baseline', 'out-of-fold']").reset_index(drop=True))
+    with pytest.raises(ValueError, match='teacher_per_seed is True there and False here'): go_on(phantom, out, tiny | dict(T='valid'))
 
 def blobs(folder):
     "Everything in a folder as text, archives unpacked"

@@ -127,6 +127,16 @@ def test_maps_are_made_once(student, pixels, phantom):
     score_localizer(Localizer(look), phantom, [Convention(rule='tuned'), Convention()])
     assert sorted(asked) == [('test', -1), ('valid', -1)]
 
+def test_one_pass_for_all_that_need_no_gradient(student, pixels, phantom):
+    "With all conventions: one pass to tune, one for attention and rollout, one each for the two methods with gradients, in batches of 64 and 16"
+    def batches(split, size): return -(-len(phantom.split(split))//size)
+    passes = []
+    hook = student.model.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
+    score_localizer(student_localizer(student, pixels, phantom), phantom, CONVENTIONS)
+    hook.remove()
+    assert len(passes) == batches('valid', 64) + batches('test', 64) + 2*batches('test', 16)
+    assert sum(passes) == len(phantom.split('valid')) + 3*len(phantom.split('test'))
+
 @pytest.mark.parametrize('who', ['student', 'centre', 'mean-roi'])
 def test_tuned_on_validation_images(who, student, pixels, phantom, localizers):
     c, valid = Convention(rule='tuned'), phantom.split('valid')

@@ -320,7 +320,7 @@ def test_labels_by_hand(root):
 
 
 @pytest.mark.parametrize('name,column,value,text', [
-    ('chexpert', 'Edema', '2', "row 3, column 'Edema'"), ('chexpert', 'Edema', 'yes', "row 3, column 'Edema'"), ('chexpert', 'study_id', '50000001', 'row 3: this study has a row already'),
+    ('chexpert', 'Edema', '2', "row 3, column 'Edema': 2.0 is no label"), ('chexpert', 'Edema', 'yes', "row 3, column 'Edema': 'yes' is no label"), ('chexpert', 'study_id', '50000001', 'row 3: this study has a row already'),
     ('split', 'split', 'dev', 'row 3: split must be train, validate or test'), ('split', 'split', '', 'row 3: split must be'), ('split', 'dicom_id', 'a1', 'row 3: dicom_id must be'),
     ('split', 'dicom_id', '', 'row 3: dicom_id must be'), ('split', 'subject_id', '', 'row 3: subject_id must be'), ('split', 'study_id', 's5', 'row 3: study_id must be')])
 def test_impossible_values(root, name, column, value, text):

@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mmpkd.experiment import Run, make_config, run_experiment
+from mmpkd.localization import CONVENTIONS
 from mmpkd.localizers import LOCALIZERS
 from mmpkd.report import METRICS, MORE_METRICS, caveats, figure1, ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, write_report
 from mmpkd.soft_labels import calibration, gap
@@ -130,6 +131,18 @@ def test_a_report_under_another_convention(phantom, tiny, tmp_path, fields):
     page = write_report(run, phantom).read_text()
     assert is_picture((run.folder/'figure1.png').read_bytes())
     if 'rule' in fields: assert 'chosen on validation regions' in page and 'block 0' in page
+
+def test_the_whole_report_without_tables_of_soft_labels(phantom, tiny, tmp_path):
+    "Those of self-distillation differ by seed and are not kept"
+    run = run_experiment(phantom, tmp_path/'run', make_config(**tiny), ('baseline', 'self-distillation'), seeds=1, progress=False)
+    text = write_report(run, phantom, CONVENTIONS[:1]).read_text()
+    assert '<h2>Weight randomisation</h2>' in text and '<h2>Calibration' not in text
+
+def test_a_report_with_several_teachers(phantom, tiny, tmp_path, tiny_run):
+    run = run_experiment(phantom, tmp_path/'run', make_config(**tiny, teacher_per_seed=True), seeds=2, progress=False)
+    page, y = write_report(run, phantom).read_text(), run.labels('train')
+    assert 'Each seed has a teacher of its own.' in page and 'The teacher is the same in all seeds.' in table_note(tiny_run)
+    assert soft_label_table(run).loc['out-of-fold', 'mean |s - y|'] == np.mean([gap(y, run.soft_labels('out-of-fold', seed)) for seed in range(2)]).round(3)
 
 def test_soft_labels_are_described(tiny_run):
     t, y, s = soft_label_table(tiny_run), tiny_run.labels('train'), tiny_run.soft_labels('out-of-fold')

@@ -1,14 +1,16 @@
-"Seconds that each step of scoring takes for one large image, and that many images take under one convention and under several"
+"Seconds that each step of scoring takes for one large image, that many images take under one convention and under several, and that their maps take"
 import argparse, tempfile, time
 from pathlib import Path
 
 import numpy as np, pandas as pd
 from PIL import Image
 
+from mmpkd.attention import attention_maps, several_maps
 from mmpkd.cohort import Cohort
 from mmpkd.images import Geometry, mask_box, read_mask
 from mmpkd.localization import (CONVENTIONS, Convention, PooledAUROC, Regions, best_iou, box_fpr, heat_of, pixel_auroc, pixel_scores, predicted_boxes,
                                 score_conventions, score_maps, truth_of)
+from mmpkd.student import VIT_TINY, Student, create_student
 
 
 def seconds(f, repeats):
@@ -56,17 +58,40 @@ def many_images(a, folder):
     one_by_one = lambda: [score_maps(maps, ids, geometries, cohort, c) for c in mine]
     rows = {'1 convention': lambda: score_maps(maps, ids, geometries, cohort), '1 convention, 2 threads': lambda: score_maps(maps, ids, geometries, cohort, n_jobs=2),
             f'{len(mine)} conventions, one by one': one_by_one, f'{len(mine)} conventions together': lambda: score_conventions(maps, ids, geometries, cohort, mine)}
-    print(f'\n{a.n} images of {a.small[0]} x {a.small[1]} pixels; once, seconds by the clock and of computing\n\n| what | s | CPU s |\n|---|---|---|')
+    print_times(f'{a.n} images of {a.small[0]} x {a.small[1]} pixels', rows)
+
+
+def print_times(title, rows):
+    "Each of some calls, once"
+    print(f'\n{title}; once, seconds by the clock and of computing\n\n| what | s | CPU s |\n|---|---|---|')
     for name, f in rows.items():
         start = time.process_time()
         print(f'| {name} | {seconds(f, 1):.1f} |', end=' ', flush=True)
         print(f'{time.process_time() - start:.1f} |', flush=True)
 
 
+class Noise:
+    "Stands for a pixel cache"
+    def __init__(self, size): self.size = size
+    def __getitem__(self, k): return np.random.default_rng(int(k)).integers(0, 256, (self.size, self.size), dtype=np.uint8)
+    def geometry(self, k): return Geometry(self.size, self.size, self.size)
+
+
+def maps(a):
+    "The maps that the conventions of `CONVENTIONS` read, one kind after another and from one pass"
+    student = Student(create_student(1, a.size, 'none'), dict(labels=['y'], task='multilabel', size=a.size, arch=VIT_TINY, arch_kwargs={}))
+    ids, hows = [str(i) for i in range(a.maps)], list({tuple(c.maps_args().items()): c.maps_args() for c in CONVENTIONS}.values())
+    by_gradient = [h for h in hows if h['method'] in ('gradient', 'gradcam')]
+    rows = {f'{len(hows)} kinds, one after another': lambda: [attention_maps(student, Noise(a.size), ids, **h) for h in hows], f'{len(hows)} kinds together': lambda: several_maps(student, Noise(a.size), ids, hows),
+            f'{len(by_gradient)} of them, which need gradients': lambda: several_maps(student, Noise(a.size), ids, by_gradient)}
+    print_times(f'Maps of {a.maps} images by a ViT-Tiny, {a.size} px', rows)
+
+
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__)
-    for name, default in (('height', 3000), ('width', 2500), ('size', 224), ('grid', 14), ('repeats', 5), ('n', 400)): p.add_argument(f'--{name}', type=int, default=default)
+    for name, default in (('height', 3000), ('width', 2500), ('size', 224), ('grid', 14), ('repeats', 5), ('n', 400), ('maps', 128)): p.add_argument(f'--{name}', type=int, default=default)
     p.add_argument('--small', type=int, nargs=2, default=(500, 400), help='height and width of the many')
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder: one_image(a, Path(folder))
     with tempfile.TemporaryDirectory() as folder: many_images(a, Path(folder))
+    maps(a)
