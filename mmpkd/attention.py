@@ -61,34 +61,38 @@ def _borrowed(model): # Gives a list for hooks
         for m, training in modes: m.training = training
         for attn, was in fused: attn.fused_attn = was
 
-# %% ../nbs/21_attention.ipynb #835e6a34
+# %% ../nbs/21_attention.ipynb #989f9009
 class Seen:
-    "One pass of a batch, from which any number of maps can be read; stands for the images in `attention`, `cls_attention`, `rollout` and `token_norms`"
+    "One pass of a batch, from which any number of maps can be read"
     @torch.inference_mode()
     def __init__(self,
         model:nn.Module, # A vision transformer of timm
         x:Tensor # (B, 3, size, size) normalised images
     ):
-        self.images, self.blocks, self.attn = x, [], []                       # (B, N, dim) that enter each block, and its attention
+        self.model, self.images, self.blocks, self.attn = model, x, [], []    # (B, N, dim) that enter each block, and its attention
         def keep(into): return lambda module, args: into.append(args[0])
         blocks, _ = _blocks(model)
         with _borrowed(model) as hooks:
             for b in blocks: hooks += [b.register_forward_pre_hook(keep(self.blocks)), b.attn.register_forward_pre_hook(keep(self.attn))]
             model(x)
 
+def _was_seen(model, x): # Is this a pass, and one of this model?
+    if isinstance(x, Seen) and x.model is not model: raise ValueError('these images were seen by another model; make `Seen` with this one')
+    return isinstance(x, Seen)
+
 def _entering(model, x, layer, into): # (B, N, dim) that enters a block, or its attention (`into` is 'blocks' or 'attn')
-    if isinstance(x, Seen): return getattr(x, into)[layer]
+    if _was_seen(model, x): return getattr(x, into)[layer]
     caught, block = [], model.blocks[layer]
     with _borrowed(model) as hooks:
         hooks.append((block if into == 'blocks' else block.attn).register_forward_pre_hook(lambda module, args: caught.append(args[0])))
         model(x)
     return caught[0]
 
-# %% ../nbs/21_attention.ipynb #ee16b285
+# %% ../nbs/21_attention.ipynb #ae302b4c
 @torch.inference_mode()
 def attention(
     model:nn.Module, # A vision transformer of timm
-    x:Tensor, # (B, 3, size, size) normalised images
+    x:Tensor|Seen, # (B, 3, size, size) normalised images, or one pass of them
     layer:int=-1 # Which block; negative ones count from the end
 ) -> Tensor: # (B, heads, N, N) float32, N the number of tokens
     "The softmax attention of one block; raises a `ValueError` for a model without blocks of timm's `Attention`"
@@ -105,10 +109,10 @@ def _on_grid(model, a): # (B, N, N) or (B, heads, N, N) -> (B, g, g) or (B, head
 def _fuse(a, heads): # (B, heads, ...) -> (B, ...)
     return a.mean(dim=1) if heads == 'mean' else a.amax(dim=1) if heads == 'max' else a[:, int(heads)]
 
-# %% ../nbs/21_attention.ipynb #167f77d3
+# %% ../nbs/21_attention.ipynb #ed5e28fc
 def cls_attention(
     model:nn.Module, # A vision transformer of timm, with a class token or with pooled patches
-    x:Tensor, # (B, 3, size, size) normalised images
+    x:Tensor|Seen, # (B, 3, size, size) normalised images, or one pass of them
     layer:int=-1, # Which block; the last by default (ours, the paper does not say)
     heads:str|int='mean' # 'mean', 'max' or the number of a head
 ) -> Tensor: # (B, g, g), not normalised: a map of one head, or of their mean, adds up to the share that goes to patches
@@ -124,11 +128,11 @@ def with_skip(
     A = .5*A + .5*torch.eye(A.shape[-1], device=A.device)
     return A/A.sum(dim=-1, keepdim=True)
 
-# %% ../nbs/21_attention.ipynb #e4ffdf34
+# %% ../nbs/21_attention.ipynb #48643c89
 @torch.inference_mode()
 def rollout(
     model:nn.Module, # A vision transformer of timm
-    x:Tensor, # (B, 3, size, size) normalised images
+    x:Tensor|Seen, # (B, 3, size, size) normalised images, or one pass of them
     layer:int=-1, # Follow the attention up to and including this block
     heads:str|int='mean' # As for `cls_attention`, in each block
 ) -> Tensor: # (B, g, g)
@@ -138,7 +142,7 @@ def rollout(
     def add(attn, args):
         A = with_skip(_fuse(softmax_qk(attn, args[0]).float(), heads))
         R[:] = [A @ R[0] if R else A]
-    if isinstance(x, Seen):
+    if _was_seen(model, x):
         for b, t in zip(blocks[:layer+1], x.attn): add(b.attn, [t])
     else:
         with _borrowed(model) as hooks:
@@ -146,21 +150,21 @@ def rollout(
             model(x)
     return _on_grid(model, R[0])
 
-# %% ../nbs/21_attention.ipynb #b1a1f0bb
+# %% ../nbs/21_attention.ipynb #2bb5ae5c
 def _gradients(model, x, target, watch, fused=True): # What `watch` catches, and the gradients of the target's logits with respect to it
     caught = []
     with _borrowed(model) as hooks, torch.inference_mode(False), torch.enable_grad():
         for b in model.blocks: b.attn.fused_attn &= fused
         hooks += watch(caught.append)
-        z = model(x.clone().detach().requires_grad_())        # (B, C); x is a leaf, so that frozen weights do no harm
+        z = model((x.images if _was_seen(model, x) else x).clone().detach().requires_grad_())        # (B, C); x is a leaf, so that frozen weights do no harm
         c = z.argmax(dim=1) if target is None else torch.as_tensor(target, device=z.device).expand(len(z))
         grads = torch.autograd.grad(z.gather(1, c[:, None]).sum(), caught)
     return [a.detach().float() for a in caught], [g.float() for g in grads]
 
-# %% ../nbs/21_attention.ipynb #f578a485
+# %% ../nbs/21_attention.ipynb #aeda6415
 def gradient_relevance(
     model:nn.Module, # A vision transformer of timm
-    x:Tensor, # (B, 3, size, size) normalised images
+    x:Tensor|Seen, # (B, 3, size, size) normalised images, or one pass of them
     layer:int=-1, # Add up the blocks up to and including this one; all of them by default, as in the article
     heads:str|int='mean', # As for `cls_attention`, in each block
     target:int=None # Number of a class, or (B,) one for each image; the class with the highest logit if None
@@ -174,10 +178,10 @@ def gradient_relevance(
         R = torch.eye(A.shape[-1], device=A.device) + A if R is None else R + A @ R
     return _on_grid(model, R)
 
-# %% ../nbs/21_attention.ipynb #0dc2a1b1
+# %% ../nbs/21_attention.ipynb #81d2378d
 def gradcam(
     model:nn.Module, # A vision transformer of timm
-    x:Tensor, # (B, 3, size, size) normalised images
+    x:Tensor|Seen, # (B, 3, size, size) normalised images, or one pass of them
     layer:int=-1, # Which block; the tokens are those that enter its attention
     target:int=None # As for `gradient_relevance`
 ) -> Tensor: # (B, g, g), not negative
@@ -187,23 +191,23 @@ def gradcam(
     t, g = (v[0][:, model.num_prefix_tokens:] for v in _gradients(model, x, target, watch))       # (B, patches, dim)
     return (g.mean(dim=1, keepdim=True)*t).sum(dim=-1).clamp(min=0).unflatten(1, model.patch_embed.grid_size)
 
-# %% ../nbs/21_attention.ipynb #6d78cadf
+# %% ../nbs/21_attention.ipynb #e64efdb5
 @torch.inference_mode()
 def token_norms(
     model:nn.Module, # A vision transformer of timm
-    x:Tensor, # (B, 3, size, size) normalised images
+    x:Tensor|Seen, # (B, 3, size, size) normalised images, or one pass of them
     layer:int=-1 # Which block
 ) -> Tensor: # (B, g, g)
     "Length of the patch tokens that enter a block"
     _, layer = _blocks(model, layer)
     return _entering(model, x, layer, 'blocks')[:, model.num_prefix_tokens:].float().norm(dim=-1).unflatten(1, model.patch_embed.grid_size)
 
-# %% ../nbs/21_attention.ipynb #292b3406
+# %% ../nbs/21_attention.ipynb #d70b1a24
 OUTLIER = 20.                               # ours; the lesson below shows why
 
 def outlier_tokens(
     model:nn.Module, # A vision transformer of timm
-    x:Tensor, # (B, 3, size, size) normalised images
+    x:Tensor|Seen, # (B, 3, size, size) normalised images, or one pass of them
     layer:int=-1, # Which block
     k:float=OUTLIER # An outlier is longer than the median by more than `k` times the median distance from it
 ) -> Tensor: # (B, g, g) bool
@@ -231,7 +235,7 @@ def mend(
         known = known.maximum(new.to(known.dtype))
     return heat[:, 0]
 
-# %% ../nbs/21_attention.ipynb #b2628574
+# %% ../nbs/21_attention.ipynb #8f16b019
 METHODS = ('attention', 'rollout', 'gradient', 'gradcam')
 
 def _check(model, method, layer, heads, artefacts, target=None, labels=()):
@@ -242,21 +246,20 @@ def _check(model, method, layer, heads, artefacts, target=None, labels=()):
 
 def patch_maps(
     model:nn.Module, # A vision transformer of timm
-    x:Tensor, # (B, 3, size, size) normalised images
+    x:Tensor|Seen, # (B, 3, size, size) normalised images, or one pass of them
     method:str='attention', # One of `METHODS`
     layer:int=-1, # Block at which the map is read; rollout and gradient follow all blocks up to it
     heads:str|int='mean', # 'mean', 'max' or the number of a head; Grad-CAM has none and ignores it
     artefacts:str='keep', # One of `ARTEFACTS`; judged by the tokens that enter block `layer`
     target:int=None # Number of a class, or (B,) one for each image, or None for the highest logit; attention and rollout ignore it
 ) -> Tensor: # (B, g, g)
-    "Maps of a batch by any method; `x` may be `Seen`, and what needs gradients then takes a pass of its own"
+    "Maps of a batch by any method; what needs gradients takes a pass of its own"
     _check(model, method, layer, heads, artefacts)
     if artefacts != 'keep' and method in ('attention', 'rollout') and not isinstance(x, Seen): x = Seen(model, x)
-    images = x.images if isinstance(x, Seen) else x
     if method == 'attention': m = cls_attention(model, x, layer, heads)
     elif method == 'rollout': m = rollout(model, x, layer, heads)
-    elif method == 'gradient': m = gradient_relevance(model, images, layer, heads, target)
-    else: m = gradcam(model, images, layer, target)
+    elif method == 'gradient': m = gradient_relevance(model, x, layer, heads, target)
+    else: m = gradcam(model, x, layer, target)
     return m if artefacts == 'keep' else mend(m, outlier_tokens(model, x, layer), artefacts)
 
 # %% ../nbs/21_attention.ipynb #ac7c8166

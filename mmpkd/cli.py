@@ -274,7 +274,7 @@ def print_table(
     for row in text: table.add_row(*row)
     Console(width=max(console.width, 130, Console(width=1000).measure(table).maximum)).print(table)
 
-# %% ../nbs/43_cli.ipynb #0eecc669
+# %% ../nbs/43_cli.ipynb #27d3d687
 def print_run(
     run, # A finished `Run`
     page:Path # Its report
@@ -285,7 +285,7 @@ def print_run(
     if t['No box'].str.fullmatch('0.000( ± 0.000)?').all(): t = t.drop(columns='No box')
     print_table(t, f"{run.asked['cohort']}, {run.seeds} seed{'s' if run.seeds > 1 else ''}: mean ± sd")
     teacher = ', '.join(f'{v:.3f} {k}' for k, v in run.teacher['auroc'].items())
-    console.print(f'Teacher AUROC: {teacher}\n', highlight=False)
+    console.print(f"Teacher AUROC{f', mean of {run.seeds} teachers' if len(run.teacher_seeds) > 1 else ''}: {teacher}\n", highlight=False)
     for text in [*run.verdicts().values(), *caveats(run)]: console.print(text, highlight=False)
     console.print(f'\nReport: {page}', highlight=False, soft_wrap=True)
 
@@ -371,7 +371,7 @@ def quality(
     print_table(write_study(run, 'quality', quality_table(run), show_quality(run)), 'The teacher out of fold, and its students')
     console.print(f'\nReport: {write_report(run, cohort)}', highlight=False, soft_wrap=True)
 
-# %% ../nbs/43_cli.ipynb #381e6bcf
+# %% ../nbs/43_cli.ipynb #142cf431
 def transfer(
     load, # Makes the cohort
     config, # Makes the settings
@@ -386,7 +386,7 @@ def transfer(
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import show_transfer, transfer, transfer_table
     source, cohort = Run(start), load()
-    run = transfer(source, cohort, out, config(cohort, start=str(start), teacher=source.config['teacher']), seeds, n_jobs=jobs, skip_unreadable=skip_unreadable)
+    run = transfer(source, cohort, out, config(cohort, teacher=source.config['teacher']), seeds, n_jobs=jobs, skip_unreadable=skip_unreadable)
     print_table(write_study(run, 'transfer', transfer_table(run), show_transfer(run)), f"From {source.asked['cohort']} to {cohort.name}")
     for text in run.verdicts().values(): console.print(text, highlight=False)
     console.print(f'\nReport: {write_report(run, cohort)}', highlight=False, soft_wrap=True)

@@ -81,7 +81,7 @@ def trivial_maps(
     else: maps = [_body(pixels[i], geo, g) for i, geo in zip(image_ids, geometries, strict=True)]
     return np.array(maps, np.float32).reshape(-1, g, g)
 
-# %% ../nbs/33_localizers.ipynb #a79ccec7
+# %% ../nbs/33_localizers.ipynb #3d1a8241
 @dataclass(frozen=True)
 class Localizer:
     "Whatever makes maps"
@@ -89,7 +89,9 @@ class Localizer:
     trivial:str = None # A key of `TRIVIAL`, if it is one of these
     look_once:object = None # `look_once(split, label, hows)` gives the maps for each of several `maps_args`, if that is faster than one after another
 
-    def looks(self, split, label, hows): return self.look_once(split, label, hows) if self.look_once else [self.look(split, label, **how) for how in hows]
+    def looks(self, split, label, hows): # A list of `AttentionMaps`
+        "Maps of a split for each of several `maps_args`"
+        return self.look_once(split, label, hows) if self.look_once else [self.look(split, label, **how) for how in hows]
 
 # %% ../nbs/33_localizers.ipynb #5500ce7d
 def student_localizer(
@@ -102,19 +104,19 @@ def student_localizer(
     def look(split, label, **how): return look_once(split, label, [how])[0]
     return Localizer(look, look_once=look_once)
 
-# %% ../nbs/33_localizers.ipynb #c589a0cd
+# %% ../nbs/33_localizers.ipynb #79df7591
 def _untuned(c): return c.rule == 'tuned' and c.tau is None
 
 def _scored(localizer, valid, test, groups, label):
     "Scores of the test images under conventions, in groups that read the same maps"
     def parts(m): return m.maps, m.image_ids, m.geometries
-    hows, scores = [group[0].maps_args() for group in groups], {}
-    needed = [i for i, group in enumerate(groups) if any(map(_untuned, group))]
-    known = dict(zip(needed, localizer.looks('valid', label, [hows[i] for i in needed]))) if needed else {}
-    for i, (group, m) in enumerate(zip(groups, localizer.looks('test', label, hows))):
-        actual = {c: c.tuned(tune_tau(*parts(known[i]), valid, c, label=label)) if _untuned(c) else c for c in group}
-        scored = score_conventions(*parts(m), test, actual.values(), label, localizer.trivial == 'whole')
-        scores |= {c: scored[a] for c, a in actual.items()}
+    actual, scores = {c: c for group in groups for c in group}, {}
+    if to_tune := [u for group in groups if (u := [*filter(_untuned, group)])]:
+        for untuned, m in zip(to_tune, localizer.looks('valid', label, [u[0].maps_args() for u in to_tune])):
+            actual |= {c: c.tuned(tune_tau(*parts(m), valid, c, label=label)) for c in untuned}
+    for group, m in zip(groups, localizer.looks('test', label, [group[0].maps_args() for group in groups])):
+        scored = score_conventions(*parts(m), test, [actual[c] for c in group], label, localizer.trivial == 'whole')
+        scores |= {c: scored[actual[c]] for c in group}
     return scores
 
 # %% ../nbs/33_localizers.ipynb #662a3ee8

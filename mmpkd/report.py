@@ -83,13 +83,13 @@ def soft_labels_of(
     "The soft labels that students of seed 0 saw; those of self-distillation differ by seed, and are not kept"
     return {a: run.soft_labels(a) for a in run.taught_arms}
 
-# %% ../nbs/42_report.ipynb #bfbda9de
+# %% ../nbs/42_report.ipynb #91b4981a
 def soft_label_table(
     run:Run # A finished run
 ) -> pd.DataFrame: # One row per arm with a table of soft labels
     "How far the soft labels of each arm are from the hard labels, and how well they are calibrated against them; the mean over several teachers"
     def errors(y, s): return calibration(y, s)[['log loss', 'Brier', 'ECE']].mean()
-    rows = {a: {'mean |s - y|': run.taught(a, gap)} | run.taught(a, errors).to_dict() for a in run.taught_arms}
+    rows = {a: {'mean |s - y|': run.over_teachers(a, gap)} | run.over_teachers(a, errors).to_dict() for a in run.taught_arms}
     return pd.DataFrame(rows).T.rename_axis('soft labels').round(3)
 
 # %% ../nbs/42_report.ipynb #9a58254e

@@ -9,7 +9,7 @@ __all__ = ['grid', 'grid_table', 'show_grid', 'sensitivity', 'show_pareto', 'qua
            'transfer', 'transfer_table', 'show_transfer', 'reliability', 'reliability_table', 'show_reliability',
            'convention_scores', 'convention_table', 'flips', 'show_conventions']
 
-# %% ../nbs/41_studies.ipynb #da484aaf
+# %% ../nbs/41_studies.ipynb #fcb8ff5a
 import sys
 from itertools import product
 from os import PathLike
@@ -23,7 +23,7 @@ from rich.progress import track
 from .arms import arm_title, read_arm
 from .attention import AttentionMaps, agreement
 from .cohort import Cohort
-from .experiment import Run, run_experiment, write_table
+from .experiment import Run, run_experiment, starting_from, write_table
 from .images import cache_pixels
 from .localization import CONVENTIONS
 from .localizers import LOCALIZERS, score_localizer, student_localizer, trivial_localizers
@@ -73,12 +73,12 @@ def show_grid(
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/41_studies.ipynb #19413b07
+# %% ../nbs/41_studies.ipynb #4a8aa0d5
 def sensitivity(
     run:Run, # From `grid`
     metric:str='pixel_auroc' # Localization score
 ) -> pd.DataFrame: # One row per arm: means and standard deviations on test images, and 'front'
-    "Test AUROC and localization of each cell, and whether another is better in both"
+    "Test AUROC and localization of each cell; 'front': none is as good in both and better in one"
     per_seed = run.per_seed().groupby('arm', sort=False)[['auroc', metric]]
     t = per_seed.mean().join(per_seed.std().add_suffix('_sd'))
     better = t[['auroc', metric]] * [1, 1 if DIRECTIONS.get(metric, 'higher') == 'higher' else -1]
@@ -113,15 +113,15 @@ def quality(
     "The baseline, and one arm for every teacher"
     return run_experiment(cohort, out, config, ('baseline', *[f'out-of-fold share={s:g}' for s in shares]), **kwargs)
 
-# %% ../nbs/41_studies.ipynb #26867dae
+# %% ../nbs/41_studies.ipynb #97b175aa
 def quality_table(
     run:Run, # From `quality`
     metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Run.per_seed`
-) -> pd.DataFrame: # One row per share: 'teacher' AUROC on the training images, 'gap', and mean and sd of the students
+) -> pd.DataFrame: # One row per share: 'teacher' AUROC on the training images, 'gap' (mean |s - y|), and mean and sd of the students
     "The teacher's quality, and that of its students"
     rows = []
     for arm, students in run.per_seed().groupby('arm', sort=False):
-        row = dict(share=0.) if arm == 'baseline' else dict(share=read_arm(arm)[1].get('share', 1.), teacher=run.taught(arm, macro_auroc), gap=run.taught(arm, gap))
+        row = dict(share=0.) if arm == 'baseline' else dict(share=read_arm(arm)[1].get('share', 1.), teacher=run.over_teachers(arm, macro_auroc), gap=run.over_teachers(arm, gap))
         rows.append(row | {f'{m}{suffix}': v for m in metrics for suffix, v in (('', students[m].mean()), ('_sd', students[m].std()))})
     return pd.DataFrame(rows).set_index('share')
 
@@ -140,17 +140,17 @@ def show_quality(
         ax.set(xlabel='AUROC of the teacher, out of fold', ylabel=TITLES[m])
     return fig
 
-# %% ../nbs/41_studies.ipynb #772c7190
+# %% ../nbs/41_studies.ipynb #0d1249c2
 def transfer(
     source:Run, # A finished run on cohort A
     cohort:Cohort, # Cohort B; its privileged columns are not used
     out:str|PathLike, # The run folder
-    config:dict, # From `make_config`, with `start` the folder of `source`
+    config:dict, # From `make_config`; where to start is added here
     seeds:int=None, # As many as the source has
     **kwargs # As for `run_experiment`: `n_jobs`, ...
 ) -> Run:
     "Fine-tune every student of A on B with hard labels; compared with 'from baseline'"
-    return run_experiment(cohort, out, config, ('baseline', *[f'from {arm}' for arm in source.arms]), seeds or source.seeds, **kwargs)
+    return run_experiment(cohort, out, starting_from(config, source.folder), ('baseline', *[f'from {arm}' for arm in source.arms]), seeds or source.seeds, **kwargs)
 
 # %% ../nbs/41_studies.ipynb #9af60925
 def _start_title(arm): return 'Never saw A' if arm == 'baseline' else arm_title(arm)
@@ -207,7 +207,7 @@ def show_reliability(
     ax.set(xlabel='rank correlation between the maps of two seeds')
     return ax
 
-# %% ../nbs/41_studies.ipynb #01030a85
+# %% ../nbs/41_studies.ipynb #4bcd53e6
 def _scored(path, conventions, score):
     "Scores under each convention, kept in one file; only what is missing is computed"
     kept = pd.read_parquet(path) if path.is_file() else pd.DataFrame(dict(key=pd.Series(dtype=str)))
@@ -228,7 +228,7 @@ def convention_scores(
     "Scores of all units and of the trivial localizers under each convention"
     pixels, c = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True), run.config
     cohort = cohort.take([k for k in cohort.items.image_id if k not in set(pixels.unreadable.image_id)])
-    if set(run.labels('test').index) != set(cohort.split('test').items.image_id): raise ValueError(f'this cohort has other test images than the run in {run.folder}')
+    if cohort.fingerprint() != run.environments[0]['data']['tables']: raise ValueError(f'this cohort has other tables (images, labels or regions) than that of the run in {run.folder}')
     if not len(cohort.split('valid').rois): conventions = [k for k in conventions if k.rule != 'tuned']
     def unit(arm, seed, folder):
         student = Student.load(folder)
@@ -262,16 +262,14 @@ def convention_table(
     columns = ['convention', 'arm', 'metric', 'mean_baseline', 'mean_arm', 'difference', 'better', 'p', 'p_holm', 'finding', 'best_trivial']
     return pd.concat(rows, ignore_index=True)[columns]
 
-# %% ../nbs/41_studies.ipynb #fbb6917d
+# %% ../nbs/41_studies.ipynb #7c9dad4f
 def flips(
     table:pd.DataFrame # From `convention_table`
 ) -> pd.DataFrame: # One row per arm and metric: 'better', 'worse', 'significantly better', 'significantly worse', 'conventions'
     "Under how many conventions an arm comes out better, and worse"
-    count = lambda what: lambda g: int(what(g).sum())
-    out = {'better': count(lambda g: g.better), 'worse': count(lambda g: (~g.better) & (g.difference.abs() > 0)),
-           'significantly better': count(lambda g: g.finding == 'improves'), 'significantly worse': count(lambda g: g.finding == 'gets worse'), 'conventions': len}
-    groups = table.groupby(['arm', 'metric'], sort=False)
-    return pd.DataFrame({k: groups.apply(f) for k, f in out.items()}).reset_index()
+    counted = {'better': table.better, 'worse': ~table.better & (table.difference.abs() > 0), 'significantly better': table.finding == 'improves',
+               'significantly worse': table.finding == 'gets worse', 'conventions': 1}
+    return table[['arm', 'metric']].assign(**counted).groupby(['arm', 'metric'], sort=False).sum().reset_index()
 
 # %% ../nbs/41_studies.ipynb #b69c1beb
 def show_conventions(

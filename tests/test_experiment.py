@@ -9,9 +9,10 @@ from conftest import DEMO_CALL, TINY, altered, times
 from PIL import Image
 
 import mmpkd
+from mmpkd import experiment
 from mmpkd.arms import arm_labels
 from mmpkd.attention import AttentionMaps
-from mmpkd.experiment import Run, environment, make_config, run_experiment
+from mmpkd.experiment import Run, environment, make_config, run_experiment, teach
 from mmpkd.images import Pixels, cache_pixels
 from mmpkd.localization import Convention
 from mmpkd.phantom import METADATA
@@ -283,9 +284,9 @@ def test_other_peoples_folders_are_safe(phantom, tiny, tmp_path):
 
 def test_the_folder_is_enough_to_do_it_again(tiny_run, phantom, tiny):
     assert json.loads((tiny_run.folder/'config.json').read_text()) == make_config(**tiny) == tiny_run.config
-    assert {'lam', 'T', 'matched', 'size', 'epochs', 'lr', 'wd', 'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision', 'convention', 'start', 'teacher'} <= set(tiny_run.config)
+    assert {'lam', 'T', 'matched', 'size', 'epochs', 'lr', 'wd', 'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision', 'convention', 'start', 'start_sha256', 'teacher', 'teacher_per_seed'} <= set(tiny_run.config)
     assert tiny_run.config['convention'] == Convention().to_dict()
-    assert make_config(**{k: v for k, v in tiny_run.config.items() if k != 'weights_sha256'}) == tiny_run.config
+    assert make_config(**{k: v for k, v in tiny_run.config.items() if k not in ('weights_sha256', 'start_sha256')}) == tiny_run.config
     [env] = tiny_run.environments
     assert env['mmpkd'] == mmpkd.__version__ and env['python'] == '.'.join(map(str, sys.version_info[:3])) and env['device']
     assert all(version(p) == v for p, v in env['packages'].items()) and {'torch', 'timm', 'fastai', 'scikit-learn'} <= set(env['packages'])
@@ -347,7 +348,7 @@ def test_what_is_said_of_several_teachers_is_their_mean(each):
     y, files = each.labels('train'), [json.loads((each.folder/f'teachers/seed-{s}/teacher.json').read_text()) for s in range(2)]
     assert each.teacher['auroc']['test'] == np.mean([f['auroc']['test'] for f in files]) and each.teacher['T_valid'] == np.mean([f['T_valid'] for f in files])
     gaps = [gap(y, each.soft_labels('out-of-fold', s)) for s in range(2)]
-    assert each.taught('out-of-fold', gap) == np.mean(gaps) and gaps[0] != gaps[1]
+    assert each.over_teachers('out-of-fold', gap) == np.mean(gaps) and gaps[0] != gaps[1]
 
 def test_students_learn_from_the_teacher_of_their_seed(each, phantom):
     "The student trained by hand on the soft labels of its seed has the same weights, on those of the other seed it has not"
@@ -365,6 +366,22 @@ def test_a_seed_added_later_has_a_teacher_of_its_own(each, phantom, tiny, tmp_pa
     assert {k: after[k] for k in before} == before and (out/'teachers/seed-2/teacher.json').is_file() and more.teacher_seeds == [0, 1, 2]
     equal(more.per_seed().query('seed < 2').reset_index(drop=True), each.per_seed().query("arm in ['baseline', 'out-of-fold']").reset_index(drop=True))
     with pytest.raises(ValueError, match='teacher_per_seed is True there and False here'): go_on(phantom, out, tiny | dict(T='valid'))
+    old = {k: v for k, v in each.config.items() if k != 'teacher_per_seed'}                # as if written before there was such a setting
+    with pytest.raises(ValueError, match='teacher_per_seed is True there and None here'): run_experiment(phantom, out, old, seeds=2, progress=False)
+
+@pytest.mark.parametrize('step', ['save_teacher', 'write_text', 'write_table'])
+def test_killed_while_an_arm_is_taught(copy, phantom, tiny, tmp_path, monkeypatch, step):
+    "Wherever teaching stops, the next call makes what an undisturbed one makes"
+    arms = ('baseline', 'out-of-fold', 'out-of-fold T=valid')
+    teach(phantom, arms, make_config(**tiny), tmp_path/'whole')
+    class Killed(BaseException): pass
+    def stop(*args): raise Killed
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, step, stop)
+        with pytest.raises(Killed): teach(phantom, arms, make_config(**tiny), copy)
+    soft = teach(phantom, arms, make_config(**tiny), copy)
+    for arm, s in teach(phantom, arms, make_config(**tiny), tmp_path/'whole').items(): equal(soft[arm], s)
+    assert (copy/'teacher.json').read_text() == (tmp_path/'whole/teacher.json').read_text() and json.loads((copy/'teacher.json').read_text())['T_valid'] > 0
 
 def blobs(folder):
     "Everything in a folder as text, archives unpacked"

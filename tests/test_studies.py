@@ -171,7 +171,7 @@ def test_shares_on_disk(phantom, tiny, tiny_run, tmp_path):
 @pytest.fixture(scope='module')
 def moved(phantom, tiny, tiny_run, tmp_path_factory):
     "The students of the tiny run go on training, on a cohort where nothing is privileged, so slowly that one sees where they started"
-    config = make_config(**tiny | dict(lr=1e-7), start=tiny_run.folder)
+    config = make_config(**tiny | dict(lr=1e-7))
     return transfer(tiny_run, altered(phantom, text=None, tabular=()), tmp_path_factory.mktemp('moved')/'run', config, progress=False)
 
 def test_transfer_starts_from_the_given_students(moved, tiny_run):
@@ -218,7 +218,25 @@ def test_students_that_are_not_there(phantom, tiny, tiny_run, tmp_path, arms, se
 
 def test_a_start_that_is_not_there(phantom, tiny, tmp_path, tiny_run):
     with pytest.raises(FileNotFoundError, match='start: no finished run in '): make_config(**tiny, start=tmp_path)
-    with pytest.raises(ValueError, match='needs `start`'): transfer(tiny_run, phantom, tmp_path/'run', make_config(**tiny), progress=False)
+    with pytest.raises(ValueError, match='needs `start`'): run_experiment(phantom, tmp_path/'run', make_config(**tiny), ('baseline', 'from baseline'), progress=False)
+
+def test_a_transfer_starts_from_its_source_whatever_the_settings_say(moved, tiny_run, tiny, tmp_path, phantom):
+    other = make_config(**tiny | dict(lr=1e-7), start=moved.folder)
+    run = transfer(tiny_run, phantom, tmp_path/'run', other, seeds=1, progress=False)
+    assert run.config['start'] == str(tiny_run.folder.resolve()) and run.config['start_sha256'] != other['start_sha256']
+    assert run.arms == ['baseline', 'from baseline', 'from out-of-fold']
+
+def test_a_source_may_move_and_may_not_change(phantom, tiny, tiny_run, tmp_path):
+    "A transfer goes on after its source was moved; not after something else came to lie in its place"
+    nothing_private, config = altered(phantom, text=None, tabular=()), make_config(**tiny | dict(lr=1e-7))
+    source = shutil.copytree(tiny_run.folder, tmp_path/'a')
+    run = transfer(Run(source), nothing_private, tmp_path/'run', config, seeds=1, progress=False)
+    before = times(run.folder/'units')
+    moved = Run(source.rename(tmp_path/'b'))
+    more = transfer(moved, nothing_private, tmp_path/'run', config, seeds=2, progress=False)
+    assert {k: v for k, v in times(run.folder/'units').items() if k in before} == before and len(more.per_seed()) == 6
+    (moved.folder/'config.json').write_text(json.dumps(moved.config | dict(epochs=9)))
+    with pytest.raises(ValueError, match='start_sha256 is .* there and .* here'): transfer(Run(moved.folder), nothing_private, tmp_path/'run', config, seeds=2, progress=False)
 
 def test_transfer_from_a_grid_and_from_a_transfer(moved, phantom, tiny, tmp_path):
     "An arm of the other run may have settings in its name, or have been a transfer itself"
@@ -226,7 +244,7 @@ def test_transfer_from_a_grid_and_from_a_transfer(moved, phantom, tiny, tmp_path
     cell = 'out-of-fold lam=0.3'
     shutil.move(source.unit('from out-of-fold', 0).parent, source.unit(cell, 0).parent)
     (source.folder/'asked.json').write_text(json.dumps(source.asked | dict(arms=['baseline', 'from baseline', cell])))
-    run = transfer(Run(source.folder), phantom, tmp_path/'run', make_config(**tiny | dict(lr=1e-7), start=source.folder), seeds=1, progress=False)
+    run = transfer(Run(source.folder), phantom, tmp_path/'run', make_config(**tiny | dict(lr=1e-7)), seeds=1, progress=False)
     assert run.arms == ['baseline', 'from baseline', 'from from baseline', f'from {cell}']
     assert abs(body(source, cell) - body(run, f'from {cell}')).max() < 1e-5
 
@@ -285,14 +303,22 @@ def test_conventions_are_scored_once(copy, phantom, monkeypatch):
     equal(more[more.key.isin(first.key)].reset_index(drop=True)[list(first)], first)
     assert set(more.key) == {c.key for c in SOME} and not list(copy.folder.rglob('*.part'))
 
-def test_a_run_without_validation_regions_is_not_tuned(copy, phantom):
+def test_a_run_without_validation_regions_is_not_tuned(phantom, tiny, tmp_path):
     none = altered(phantom, rois=phantom.rois[~phantom.rois.image_id.isin(phantom.split('valid').items.image_id)])
-    assert set(convention_scores(copy, none, (Convention(), TUNED)).key) == {Convention().key}
+    run = run_experiment(none, tmp_path/'run', make_config(**tiny), seeds=1, progress=False)
+    assert set(convention_scores(run, none, (Convention(), TUNED)).key) == {Convention().key}
+
+def test_kept_scores_are_not_those_of_other_regions(copy, phantom):
+    "What was scored against some regions is not given out for others, nor mixed with scores against others"
+    convention_scores(copy, phantom, SOME[:1])
+    shifted = altered(phantom, rois=phantom.rois.assign(x0=0., y0=0., x1=9., y1=9.))
+    for conventions in (SOME[:1], SOME[:2]):
+        with pytest.raises(ValueError, match='this cohort has other tables'): convention_scores(copy, shifted, conventions)
 
 def test_conventions_of_a_transfer(moved, phantom, tmp_path):
     "Are compared with the same arm as everything else of that run"
     run = Run(shutil.copytree(moved.folder, tmp_path/'copy'))
-    t = convention_table(run, phantom, SOME[:1])
+    t = convention_table(run, altered(phantom, text=None, tabular=()), SOME[:1])
     assert set(t.arm) == {'from out-of-fold'}
     mine = run.per_seed().query("arm == 'from baseline'").iou.mean()
     assert t.mean_baseline[t.metric == 'iou'].tolist() == pytest.approx([mine], abs=2e-3)
