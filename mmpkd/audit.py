@@ -241,20 +241,22 @@ def file_findings(
     if len(images): out.append(finding('note', 'image sizes', f'Images are {images.w.min()} to {images.w.max()} pixels wide and {images.h.min()} to {images.h.max()} high.', count=len(images)))
     return out, bad
 
-# %% ../nbs/08_audit.ipynb #23040eca
+# %% ../nbs/08_audit.ipynb #7d1211fe
 def path_findings(
     cohort:Cohort
 ) -> tuple: # Findings; DataFrame of missing files (`image_id`, `file`, `reason`)
     "What can be said about files without opening one"
     paths, masks, outside = _split_paths(cohort)
+    out = [finding('error', 'path outside the root', 'These images have a path that leaves the root folder; it was not followed.', outside)] if outside else []
     gone = paths.index[[not os.path.isfile(cohort.root/p) for p in paths]]
-    if len(gone) == len(paths): return [finding('note', 'no images', 'No image is there; the cohort serves a teacher alone.', count=len(paths))], pd.DataFrame(columns=['image_id', 'file', 'reason'])
+    absent = 0 < len(paths) == len(gone)
+    if not absent or paths.nunique() > 1: out += twin_findings(cohort, paths.map(os.path.normpath))        # one name for all images is a placeholder
+    if absent: return [*out, finding('note', 'no images', 'No image is there; the cohort serves a teacher alone.', count=len(paths))], pd.DataFrame(columns=['image_id', 'file', 'reason'])
     lost = [cohort.rois.image_id[k] for k, m in masks.items() if not os.path.isfile(cohort.root/m)]
     bad = pd.DataFrame([(i, f, 'missing file') for f, ids in (('image', gone), ('mask', lost)) for i in ids], columns=['image_id', 'file', 'reason'], dtype=object)
-    out = [finding('note', 'pixels not looked at', 'No file was opened: nothing is known about damaged images, copies, sizes and boxes.', count=len(paths))]
-    if outside: out.append(finding('error', 'path outside the root', 'These images have a path that leaves the root folder.', outside))
+    out.append(finding('note', 'pixels not looked at', 'No file was opened: nothing is known about damaged images, copies, sizes and boxes.', count=len(paths)))
     for file, n in bad.file.value_counts(sort=False).items(): out.append(finding('error', f'unreadable {file}', f'{file.capitalize()}s that are missing.', bad.image_id[bad.file == file], n))
-    return out + twin_findings(cohort, paths.map(os.path.normpath)), bad
+    return out, bad
 
 # %% ../nbs/08_audit.ipynb #d9d4a36c
 def auroc(
@@ -315,10 +317,10 @@ def mentions(
 def _missing(x): # Blank, or nothing but spaces
     return x.isna() if pd.api.types.is_numeric_dtype(x) else x.isna() | (x.astype(str).str.strip() == '')
 
-# %% ../nbs/08_audit.ipynb #bbea3dd4
+# %% ../nbs/08_audit.ipynb #964ac2fa
 def _best(a): # The class that is told best, and how well
     a = pd.Series(a, dtype=float).dropna()
-    return (a.max(), a.idxmax()) if len(a) else (np.nan, None)
+    return (float(a.max()), a.idxmax()) if len(a) else (np.nan, None)
 
 # %% ../nbs/08_audit.ipynb #e4e680dc
 _COLUMNS = ['column', 'kind', 'levels', 'missing', 'auroc', 'class', 'auroc_missing', 'class_missing']
@@ -547,10 +549,10 @@ def save(self:Audit,
     part.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + '\n', encoding='utf-8')
     return part.replace(path)
 
-# %% ../nbs/08_audit.ipynb #8b532b10
+# %% ../nbs/08_audit.ipynb #02376bd3
 def audit(
     cohort:Cohort, # Any cohort
-    pixels:bool=True, # Decode each image and mask; False to look at the tables alone
+    pixels:bool=True, # Decode each image and mask; False to ask only whether the files are there
     n_jobs:int=-1, # Threads that decode; -1 for as many as there are cores
     leak:float=.95, # A privileged column that alone reaches this AUROC is warned of; ours
     seed:int=0 # Of the folds in which categories are tried

@@ -42,7 +42,7 @@ DESCRIPTORS = dict(
 COLUMNS = dict(shape='mass_shape', margins='mass_margins', type='calc_type', distribution='calc_distribution') # Of the CSV files
 OF_TASK = dict(mass=('shape', 'margins'), calc=('type', 'distribution'))
 
-# %% ../nbs/03_cbis.ipynb #bd475ce7
+# %% ../nbs/03_cbis.ipynb #feb3f5eb
 VARIANTS = {'LUCENT_CENTERED': 'LUCENT_CENTER'} # Two spellings of one word
 
 def words(
@@ -58,12 +58,11 @@ def words(
         if 'compound descriptor' in unrepaired: return [text], []
         notes.append(('compound descriptor', text))
         if len(set(parts)) < len(parts): notes.append(('word repeated', text))
+    tidy = [VARIANTS.get(t, t) for t in (re.sub(r'\s+', '_', p.strip().upper()) for p in parts)]
+    odd = [p for p, t in zip(parts, tidy) if t not in known]
     if 'word spelled another way' not in unrepaired:
-        tidy = [re.sub(r'\s+', '_', p.strip().upper()) for p in parts]
-        tidy = [VARIANTS.get(t, t) for t in tidy]
-        notes += [('word spelled another way', f'{p} is {t}') for p, t in zip(parts, tidy) if p != t]
-        parts = tidy
-    odd = [p for p in parts if p not in known and p not in VARIANTS]
+        notes += [('word spelled another way', f'{p} is {t}') for p, t in zip(parts, tidy) if p != t and t in known]
+        parts = [t if t in known else p for p, t in zip(parts, tidy)]
     notes += [('unknown descriptor', f'{p!r} is in no list') for p in odd]
     return list(dict.fromkeys('other' if p in odd else p for p in parts)), notes
 
@@ -465,13 +464,14 @@ def series_folders(
             out[str(series).strip()] = str(PurePosixPath(here, inside(str(place).strip(), f"metadata.csv, row {k}, column 'File Location'")))
     return out
 
-# %% ../nbs/03_cbis.ipynb #b8e53c4a
+# %% ../nbs/03_cbis.ipynb #233afc80
 def locate(
     path:str, # As in the table: folder, study, series, file
     found:dict, # From `find_files`
     places:dict # From `series_folders`
 ) -> tuple[list, str|None]: # Files that may be meant; the one that the name means
     "The files of a series, by whichever way it can be found"
+    if '/' not in path: return [], None     # blank, or a folder alone
     folder, *uids, name = path.split('/')
     series = uids[-1] if uids else ''
     files = next((found[k] for k in (places.get(series), series) if k and k in found), None)
@@ -520,7 +520,7 @@ def look_at_mask(
     try: return out | dict(zip(BOX, mask_box(resize_mask(mask, *shape))))
     except ValueError: return out | dict(fit='aspect')
 
-# %% ../nbs/03_cbis.ipynb #99e92144
+# %% ../nbs/03_cbis.ipynb #106f8e39
 class MaskReader:
     "`look_at_mask` that looks at each file once"
     def __init__(self,
@@ -540,9 +540,10 @@ class MaskReader:
 
     def save(self):
         "Remember; a cache without news is left alone"
-        if not self.file or len(self.seen) == self.known: return
+        rows = [dict(key=k, **v) for k, v in self.seen.items() if v['values'] != 'unreadable']
+        if not self.file or len(rows) == self.known: return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame([dict(key=k, **v) for k, v in self.seen.items()]).to_parquet(self.file.with_suffix('.part'))
+        pd.DataFrame(rows).to_parquet(self.file.with_suffix('.part'))
         self.file.with_suffix('.part').replace(self.file)
 
 # %% ../nbs/03_cbis.ipynb #c4c6a44e

@@ -185,9 +185,9 @@ SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave o
 Report = Annotated[bool, typer.Option('--report', help='The whole report: also under other conventions, agreement between seeds, '
                                                        'and whether the maps depend on what was learned. Takes longer.')]
 
-# %% ../nbs/43_cli.ipynb #74e45181
+# %% ../nbs/43_cli.ipynb #ae449615
 TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked.")]
-TextModel = Annotated[str|None, typer.Option(help="For the teacher 'bert': name on the model hub, or a folder.")]
+TextModel = Annotated[str|None, typer.Option(help="For --teacher bert: name on the model hub, or a folder.")]
 TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
 Preset = Annotated[str|None, typer.Option(help="'paper': the teacher as close to the paper's as it can be known.")]
 Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold'.")]
@@ -232,7 +232,7 @@ def read_convention(
     if words := [k for k in ('tau', 'min_area') if isinstance(out.get(k), str)]: raise ValueError(f'--convention: {words[0]} must be a number, not {out[words[0]]!r}')
     return out
 
-# %% ../nbs/43_cli.ipynb #5fa028ec
+# %% ../nbs/43_cli.ipynb #6547856d
 def training_config(
     cohort, # The `Cohort`, for the teacher 'auto'
     data:dict, # How the cohort was made, for the record
@@ -256,12 +256,13 @@ def training_config(
 ) -> dict: # From `make_config`
     "All settings of a run"
     from mmpkd.experiment import make_config
+    if tau is not None and read_convention(convention).get('rule') in ('mean', 'otsu'): raise ValueError('--tau does nothing under the rules mean and otsu')
     try: T = temperature if temperature == 'valid' else float(temperature)
     except ValueError: raise ValueError(f"--temperature must be a number or 'valid', not {temperature!r}") from None
     return make_config(auto_teacher(cohort) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset=preset, teacher_per_seed=teacher_per_seed, lam=lam, T=T,
                        matched=matched, size=size, epochs=epochs, lr=lr, bs=bs, augment=augment, weights=weights, precision=precision, convention=({} if tau is None else dict(tau=tau)) | read_convention(convention), data=data, **more)
 
-# %% ../nbs/43_cli.ipynb #f6f47b53
+# %% ../nbs/43_cli.ipynb #2533b274
 def print_table(
     t, # A table of numbers or text; its index is shown
     title:str=''
@@ -269,7 +270,7 @@ def print_table(
     "A table on the terminal, as wide as it needs to be"
     t = t.reset_index()
     table = Table(title=title, title_justify='left', box=None, padding=(0, 1, 0, 0))
-    text = [[f'{v:.3f}' if isinstance(v, float) else str(v) for v in row] for row in t.itertuples(index=False)]
+    text = [['–' if v is None or v != v else f'{v:.3f}' if isinstance(v, float) else str(v) for v in row] for row in t.itertuples(index=False)]
     for i, c in enumerate(t): table.add_column(' '.join(c).strip() if isinstance(c, tuple) else str(c), justify='left' if i == 0 else 'right', no_wrap=True)
     for row in text: table.add_row(*row)
     Console(width=max(console.width, 130, Console(width=1000).measure(table).maximum)).print(table)
@@ -426,7 +427,7 @@ def teach(
     for c in t: table.add_row(c, plus_minus(t.loc['mean', c], t.loc['sd', c] if seeds > 1 else float('nan'), 3))
     console.print(table)
 
-# %% ../nbs/43_cli.ipynb #ee79392f
+# %% ../nbs/43_cli.ipynb #0c75c549
 UNUSED = dict(grid=('lam', 'temperature', 'matched'), quality=('matched',), transfer=('teacher', 'text_model', 'preset', 'teacher_per_seed', 'lam', 'temperature', 'matched'))   # options that would do nothing
 
 def add_command(
@@ -444,7 +445,7 @@ def add_command(
         if training: options['config'] = lambda cohort, **extra: training_config(cohort, data, **how, **extra)
         verb(lambda: source(**mine), **options)
     params = [p.replace(kind=Parameter.KEYWORD_ONLY, default=defaults.get(n, p.default)) for n, p in [*own.items(), *more.items(), *training.items()] if n not in ('load', 'config')]
-    command.__signature__, command.__doc__ = Signature(params), f'{source.__doc__}'
+    command.__signature__, command.__doc__ = Signature(params), source.__doc__
     part.command(source.__name__)(command)
 
 # %% ../nbs/43_cli.ipynb #b0390dbc
@@ -494,12 +495,14 @@ def demo(
     config = make_config(**DEMO | (dict(augment='none') if says else {}), epochs=epochs, data=dict(source='phantom', **knobs))   # a mirror would make left right
     finish(phantom_cohort(out/'phantom'), config, out/'run', arms, seeds, jobs, report=report)
 
-# %% ../nbs/43_cli.ipynb #8100a34e
+# %% ../nbs/43_cli.ipynb #a902ce26
 def _convention_of(student, tau): # `student` is its folder
     import json
     from mmpkd.localization import Convention
     unit = json.loads((student/'unit.json').read_text()) if (student/'unit.json').is_file() else {}
-    return Convention(**(unit.get('convention', {}) | ({} if tau is None else dict(tau=tau))))
+    kept = unit.get('convention', {})
+    if tau is not None and kept.get('rule') in ('mean', 'otsu'): raise ValueError(f"--tau does nothing here: the run of this student cuts its maps by the rule {kept['rule']!r}")
+    return Convention(**(kept | ({} if tau is None else dict(tau=tau))))
 
 # %% ../nbs/43_cli.ipynb #98924b4a
 def _look(s, a, convention): # A `Student` and an image -> probability of each label, heat of each pixel, boxes

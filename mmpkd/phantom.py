@@ -291,10 +291,11 @@ def _people(rng, n, split): # (n,) person and visit of each image; table of who 
     return person, visit, pd.DataFrame(dict(image_id=[f'P{p:05d}-{v+1}' for p, v in zip(person, visit)], patient_id=[f'P{p:05d}' for p in person],
                                             split=part, site=site, view=view, age=age, sex=sex))
 
-# %% ../nbs/05_phantom.ipynb #b72536f7
+# %% ../nbs/05_phantom.ipynb #1d18dd38
 def _risk(name, prevalence, people, shortcut): # (n,) probability of a finding
     more = np.where(people.site == 'B', 1, -1)*shortcut
-    return prevalence*(1 + more)*(1 + (.3*(people.age.to_numpy() - 60)/35 if name in ('Cardiomegaly', 'Pleural Effusion') else 0))
+    old = .3*(people.age.to_numpy() - 60)/35 if name in ('Cardiomegaly', 'Pleural Effusion') else 0
+    return np.clip(prevalence*(1 + more)*(1 + old), 0, 1)
 
 # %% ../nbs/05_phantom.ipynb #1702a5f9
 def _disease(rng, name, person, visit, risk, severity, noise): # The truth about a finding, and its hard label

@@ -382,16 +382,16 @@ TEST_ONLY = dict(mass=('second', 'CIRCUMSCRIBED-SPICULATED'), calc=('first', 'AM
 # %% ../nbs/07_phantom_cbis.ipynb #e619d776
 UNDESCRIBED = dict(mass=(.35, .02, .02), calc=(.8, .02, 0.)) # Share of second descriptors that are missing, by class
 
-# %% ../nbs/07_phantom_cbis.ipynb #7039d93f
+# %% ../nbs/07_phantom_cbis.ipynb #6db6357d
 def written_words(
-    t:pd.DataFrame, # Rows of one task, with 'first' and 'second'
+    t:pd.DataFrame, # Rows of one task, with 'first', 'second' and 'pathology said', of the abnormality that is written about
     task:str, # 'mass' or 'calc'
     seed:int, # Of the phantom
     k:int # How often the rarest spelling occurs
 ) -> tuple[pd.DataFrame, list]: # The descriptors as they are written; (task, kind of repair, id) of each thing planted
     "Spoil the descriptors"
     rng, t, planted = stream(seed, 'words', task), t.copy(), []
-    gone = rng.random(len(t)) < t.pathology.map(dict(zip(CLASSES, UNDESCRIBED[task])))
+    gone = rng.random(len(t)) < t['pathology said'].map(dict(zip(CLASSES, UNDESCRIBED[task])))
     t.loc[gone, 'second'] = 'NA'
     planted += [(task, 'descriptor missing', i) for i in t.image_id[gone]]
     pool = list(rng.permutation(t.index[~gone & (t.split == 'train')]))
@@ -438,7 +438,7 @@ def _spoil_numbers(
     t.loc[i, 'density'] = 0
     return t, planted + [(task, 'density missing', x) for x in t.image_id[i]]
 
-# %% ../nbs/07_phantom_cbis.ipynb #07bedcc2
+# %% ../nbs/07_phantom_cbis.ipynb #728830fd
 def written_cases(
     cases:pd.DataFrame, # From `cbis_cases`
     seed:int, # Of the phantom
@@ -446,7 +446,8 @@ def written_cases(
 ) -> tuple[pd.DataFrame, list]: # What the tables say of each abnormality; (task, kind of repair, id) of each thing planted
     "What the radiologist wrote, about this abnormality or another"
     said = ['assessment', 'subtlety', 'first', 'second']
-    t = cases.drop(columns=said).join(cases.set_index('image_id')[said], on='about')
+    told = cases.set_index('image_id')[[*said, 'pathology']].rename(columns={'pathology': 'pathology said'})
+    t = cases.drop(columns=said).join(told, on='about')
     if not dirt: return t, [row for task, g in t.groupby('task', sort=False) for row in word_truth(g, task)]
     parts, planted = [], []
     for task, g in t.groupby('task', sort=False):

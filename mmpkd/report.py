@@ -58,7 +58,9 @@ def to_markdown(
     lines = [list(t.columns), ['---']*t.shape[1], *t.to_numpy().tolist()]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
-# %% ../nbs/42_report.ipynb #eb5d523a
+# %% ../nbs/42_report.ipynb #9112ad32
+def _teachers(run): return '' if not run.taught_arms else 'Each seed has a teacher of its own. ' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds. '
+
 def table_note(
     run:Run # A finished run
 ) -> str:
@@ -72,9 +74,9 @@ def table_note(
             "FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
             f"All in original pixels. Maps: {c['method']}, block {c['layer']}, heads {c['heads']}, artefacts {c['artefacts']}, {c['interpolation']} interpolation. "
             f"Boxes: {Convention(**c).cut}. Truth: {c['truth']}. Differs from the default convention in: {own}. "
-            "** significantly better than the baseline, †† significantly worse "
+            f"** significantly better than {arm_title(run.reference)}, †† significantly worse "
             "(Mann-Whitney U, exact, 0.05, over seeds on these images; Holm over the localization tests, controls apart; AUROC uncorrected). "
-            f"{'Each seed has a teacher of its own' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds'}. The last rows are trivial localizers, for which no student was trained.")
+            f"{_teachers(run)}The last rows are trivial localizers, for which no student was trained.")
 
 # %% ../nbs/42_report.ipynb #e2e9eedc
 def soft_labels_of(
@@ -102,16 +104,17 @@ def _no_better_than_trivial(run): # Sentences
             out.append(f'In {TITLES[m]}, no student does better than the trivial localizer "{LOCALIZERS[chance]}" ({trivial.loc[chance, m]:.3f} against {per_seed.loc[best, m]:.3f}).')
     return out
 
-# %% ../nbs/42_report.ipynb #8ce6df3f
+# %% ../nbs/42_report.ipynb #d606ebaa
 def caveats(
     run:Run # A finished run
 ) -> list: # Sentences
     "What these numbers do not show"
     out = _no_better_than_trivial(run)
-    if 'in-sample' in run.arms:
+    kinds = {a: read_arm(a)[0] for a in run.taught_arms}
+    if seen := [a for a, kind in kinds.items() if kind == 'in-sample']:
         gaps = soft_label_table(run)['mean |s - y|']
-        others = [f'{gaps[a]:.2f} {a}' for a in ('out-of-bag', 'out-of-fold') if a in gaps]
-        out.append(f"In-sample soft labels come from a teacher that has seen the hard labels; they lie {gaps['in-sample']:.2f} from them on average{', against ' + ' and '.join(others) if others else ''}.")
+        others = [f'{gaps[a]:.2f} {a}' for a, kind in kinds.items() if kind in ('out-of-bag', 'out-of-fold')]
+        out.append(f"In-sample soft labels come from a teacher that has seen the hard labels; they lie {' and '.join(f'{gaps[a]:.2f}' for a in seen)} from them on average{', against ' + ' and '.join(others) if others else ''}.")
     if run.asked.get('unreadable'): out.append(f"{len(run.asked['unreadable'])} images could not be decoded and were left out, in training as in testing; asked.json names each with its reason.")
     if run.asked['cohort'].startswith('phantom'): out.append('The phantom is synthetic: it shows how the method behaves under known conditions, and nothing about patients.')
     return out
@@ -204,7 +207,7 @@ def _sections(figures, tables): # HTML
     return [*[f'<h2>{html.escape(caption.partition(":")[0])}</h2>{_img(f, caption)}{_p(caption, "note")}' for caption, f in figures.items()],
             *[f'<h2>{html.escape(title)}</h2>{_html_table(t)}' for title, t in tables.items()]]
 
-# %% ../nbs/42_report.ipynb #cc8cc0b2
+# %% ../nbs/42_report.ipynb #910a74a8
 def report_html(
     run:Run, # A finished run
     figures:dict, # {caption: figure}
@@ -212,14 +215,14 @@ def report_html(
 ) -> str:
     "The whole report as one page"
     teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
-    tables = {'Differences from the baseline, with seeds and patients drawn anew (95 % each; p not corrected for their number)': run.intervals(), 'Tests': run.comparison().drop(columns='better')} | (tables or {})
+    tables = {f'Differences from {arm_title(run.reference)}, with seeds and patients drawn anew (95 % each; p not corrected for their number)': run.intervals(), 'Tests': run.comparison().drop(columns='better')} | (tables or {})
     parts = [f"<h1>Does privileged information help on {html.escape(run.asked['cohort'])}?</h1>",
              *[_p(v, 'verdict') for v in run.verdicts().values()],
              '<h2>Table 1</h2>', table1(run).reset_index().to_html(index=False, border=0), _p(table_note(run), 'note'),
              '<h2>Table 2: further scores, not tested</h2>', table1(run, MORE_METRICS).reset_index().to_html(index=False, border=0),
              '<h2>What these numbers do not show</h2><ul>', *[f'<li>{html.escape(c)}</li>' for c in caveats(run)], '</ul>',
              *_sections(figures, tables),
-             '<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), soft_label_table(run).to_html(border=0),
+             *(['<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), soft_label_table(run).to_html(border=0)] if run.taught_arms else []),
              *data_table(run), '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments), indent=2)), '</pre>']
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>\n' + '\n'.join(parts) + '</html>\n'
 
@@ -273,19 +276,19 @@ def _calibrations(run):
     return ({'Calibration of the soft labels, by class': pd.concat({a: calibration(y, s) for a, s in soft.items()}, names=['soft labels'])},
             {'Calibration: of the soft labels against the hard labels, by class.': fig})
 
-# %% ../nbs/42_report.ipynb #52150520
+# %% ../nbs/42_report.ipynb #3c3b2d34
 def _between_seeds(run):
     if run.seeds < 2: return {}, {}
     return ({'Power: could so many seeds have shown the gains that the paper reports?': power_table(run.per_seed(), tests=max(run.comparison().attrs['tests'], 1)),
              'Agreement between seeds': reliability_table(run)},
-            {'Agreement between seeds: rank correlation of the maps of two seeds, over test images.': show_reliability(run).figure})
+            {'Maps of two seeds: their rank correlation, over test images.': show_reliability(run).figure})
 
-# %% ../nbs/42_report.ipynb #fc8bca30
+# %% ../nbs/42_report.ipynb #034bfdb0
 def _randomisation(run, cohort):
     pixels = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True)
     ids = AttentionMaps.load(run.unit('baseline', 0)/'attention.npz').image_ids[:32]
     check = randomisation_check(Student.load(run.unit('baseline', 0)), pixels, ids, **Convention(**run.config['convention']).maps_args())
-    caption = f'Weight randomisation: rank correlation with the trained maps of the baseline, seed 0, on {len(ids)} test images.'
+    caption = f'Maps of a network made random block by block: rank correlation with the trained maps of the baseline, seed 0, on {len(ids)} test images.'
     return {'Weight randomisation': check}, {caption: show_randomisation(check).figure}
 
 # %% ../nbs/42_report.ipynb #78830fea

@@ -175,9 +175,9 @@ def attention_weights(
     "A copy of the query and key weights of all blocks"
     return torch.cat([b.attn.qkv.weight.detach()[:2*b.attn.attn_dim].cpu().flatten() for b in model.blocks])
 
-# %% ../nbs/20_student.ipynb #4c5904a6
+# %% ../nbs/20_student.ipynb #05f41091
 def _learner(dls, model, loss, wd, cbs):
-    def auroc(p, y): return macro_auroc(pd.DataFrame(y), pd.DataFrame(p))
+    def auroc(z, y): return macro_auroc(pd.DataFrame(y), pd.DataFrame(loss.activation(torch.as_tensor(z)).numpy()))
     return Learner(dls, model, loss, partial(Adam, decouple_wd=True), cbs=cbs, wd=wd,
                    metrics=AccumMetric(auroc, to_np=True, flatten=False, name='auroc'))
 
@@ -228,7 +228,7 @@ def _plain_attention(model, when): # Does nothing unless `when`
     finally:
         for attn in fused: attn.fused_attn = True
 
-# %% ../nbs/20_student.ipynb #da27eea6
+# %% ../nbs/20_student.ipynb #7b57d32f
 def train_student(
     cohort:Cohort, # With a training and a validation split
     pixels:Pixels, # Its pixel cache; its size is the student's
@@ -239,7 +239,7 @@ def train_student(
     lr:float=2e-4, # Highest learning rate of the cycle
     wd:float=.05, # Weight decay
     bs:int=32, # Images per batch
-    augment:str='flip', # As for `augmentation`
+    augment:str='flip', # As for `augmentation`; a run takes 'standard'
     weights:str='imagenet', # As for `create_student`
     arch:str=VIT_TINY, # As for `create_student`
     arch_kwargs:dict=None, # Changes to the architecture

@@ -10,11 +10,12 @@ __all__ = ['TEACHERS', 'PRESETS', 'TRUSTED', 'tabular_features', 'questions', 'T
            'TextTeacher', 'out_of_fold', 'StackedTeacher', 'make_teacher', 'evidence', 'teacher_table', 'save_teacher',
            'load_teacher']
 
-# %% ../nbs/10_teachers.ipynb #9575d6ac
+# %% ../nbs/10_teachers.ipynb #7195e7a1
 import json, shutil, sys
 from collections import Counter
 from contextlib import contextmanager
 from copy import deepcopy
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -172,10 +173,10 @@ def oob_logits(self:ForestTeacher,
         out.loc[pd.Index(ids)[mine], self.columns(name)] = votes[mine]
     return out
 
-# %% ../nbs/10_teachers.ipynb #976f4d9a
+# %% ../nbs/10_teachers.ipynb #07c21142
 def class_auroc(
     y:pd.DataFrame, # (N, C) hard labels, NaN where blank
-    p:pd.DataFrame # (N, C) logits or probabilities
+    p:pd.DataFrame # (N, C) logits or probabilities; of several classes their logarithms or probabilities, not raw logits
 ) -> pd.Series: # One value per class; NaN where only one kind of label is there
     "Area under the ROC curve of each class; rows are matched by `image_id`, and must be the same"
     if not y.index.sort_values().equals(p.index.sort_values()): raise ValueError(f'labels and predictions must be of the same images; {len(y.index.symmetric_difference(p.index))} are in one of the tables only')
@@ -185,10 +186,10 @@ def class_auroc(
         return roc_auc_score(y[c][known], p[c][known]) if y[c][known].nunique() == 2 else np.nan
     return pd.Series({c: auroc(c) for c in y}, name='auroc')
 
-# %% ../nbs/10_teachers.ipynb #af0fe4a2
+# %% ../nbs/10_teachers.ipynb #7ee606f6
 def macro_auroc(
     y:pd.DataFrame, # (N, C) hard labels, NaN where blank
-    p:pd.DataFrame # (N, C) logits or probabilities
+    p:pd.DataFrame # (N, C) as for `class_auroc`
 ) -> float:
     "Mean of `class_auroc` over the classes that have both kinds of label"
     return float(class_auroc(y, p).mean())
@@ -371,13 +372,15 @@ def _arguments(self:TextTeacher, folder, judged): # Of the `Trainer`
         seed=self.seed, bf16=gpu and torch.cuda.is_bf16_supported(), dataloader_pin_memory=gpu, remove_unused_columns=False, average_tokens_across_devices=False,
         save_only_model=True, report_to='none', logging_strategy='no', disable_tqdm=not sys.stderr.isatty(), **best)
 
-# %% ../nbs/10_teachers.ipynb #6edfb4ca
+# %% ../nbs/10_teachers.ipynb #a38dc224
 @patch
 def train(self:TextTeacher, folder, train, valid): # -> the AUROC after each epoch
     def pairs(c): return list(zip(self.inputs(c), c.y().to_numpy()))
     def collate(rows): return {**self.encode([x for x, _ in rows]), 'labels': torch.tensor(np.stack([y for _, y in rows]), dtype=torch.float32)}
     def loss(outputs, y, num_items_in_batch=None): return masked_loss(outputs.logits, y, self.task)
-    def auroc(p): return dict(auroc=macro_auroc(pd.DataFrame(p.label_ids), pd.DataFrame(p.predictions)))
+    def auroc(p):
+        z = torch.as_tensor(p.predictions).float()
+        return dict(auroc=macro_auroc(pd.DataFrame(p.label_ids), pd.DataFrame((z.log_softmax(dim=1) if self.task == 'multiclass' else z).numpy())))
     trainer = transformers.Trainer(self.network, self._arguments(folder, valid is not None), collate, pairs(train), None if valid is None else pairs(valid),
                                    compute_loss_func=loss, compute_metrics=auroc, callbacks=[] if valid is None else [transformers.EarlyStoppingCallback(self.patience)])
     trainer.remove_callback(transformers.PrinterCallback)
@@ -417,7 +420,7 @@ def logits(self:TextTeacher, cohort):
     if self.task == 'multiclass': z = z.log_softmax(dim=1)
     return pd.DataFrame(z.numpy(), texts, self.labels).loc[read].set_axis(read.index).reindex(x.index)
 
-# %% ../nbs/10_teachers.ipynb #ff3b797a
+# %% ../nbs/10_teachers.ipynb #e628c950
 def out_of_fold(
     teacher:Teacher, # Any teacher, fitted or not; it is left as it was
     cohort:Cohort, # Training images
@@ -432,9 +435,10 @@ def out_of_fold(
     if not 0 < share <= 1: raise ValueError(f'share must be above 0 and at most 1, not {share}')
     rank = pd.Series(np.random.default_rng(seed).permutation(n)/n, patients.unique())
     parts = []
-    for seen, unseen in GroupKFold(folds, shuffle=True, random_state=seed).split(cohort.items, groups=patients):
+    for k, (seen, unseen) in enumerate(GroupKFold(folds, shuffle=True, random_state=seed).split(cohort.items, groups=patients), 1):
         seen = seen[patients.iloc[seen].map(rank).to_numpy() < share]
-        t = deepcopy(teacher).fit(cohort.take(cohort.items.image_id.iloc[seen]))
+        try: t = deepcopy(teacher).fit(cohort.take(cohort.items.image_id.iloc[seen]))
+        except ValueError as e: raise ValueError(f'without the patients of fold {k} of {folds}{"" if share == 1 else f", and with share {share:g}"}: {e}') from e
         parts.append(t.logits(cohort.take(cohort.items.image_id.iloc[unseen])))
     return pd.concat(parts).loc[cohort.items.image_id]
 
@@ -483,10 +487,9 @@ def logits(self:StackedTeacher, cohort): return self.answer(self.side_by_side([t
 # %% ../nbs/10_teachers.ipynb #360563fd
 TEACHERS = {'forest': ForestTeacher, 'boosting': BoostedTeacher, 'bow': BagOfWordsTeacher, 'bert': TextTeacher, 'stacked': StackedTeacher}
 
-# %% ../nbs/10_teachers.ipynb #087ed7df
+# %% ../nbs/10_teachers.ipynb #fed26c2f
 PRESETS = {'paper': {'forest': dict(n_estimators=100, min_samples_leaf=1), 'bert': dict(model='microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract')}}
 
-# %% ../nbs/10_teachers.ipynb #fb289164
 def make_teacher(
     name:str, # A key of `TEACHERS`
     seed:int=0, # For what is random in it
@@ -495,10 +498,13 @@ def make_teacher(
 ) -> Teacher:
     "An unfitted teacher by name"
     if name not in TEACHERS: raise ValueError(f'teacher must be one of {", ".join(TEACHERS)}, not {name!r}')
-    if preset is None: return TEACHERS[name](seed=seed, **kwargs)
-    if preset not in PRESETS: raise ValueError(f'preset must be one of {", ".join(PRESETS)}, not {preset!r}')
-    if name not in PRESETS[preset]: raise ValueError(f'the preset {preset!r} is for the teachers {", ".join(PRESETS[preset])}, not {name!r}')
-    return TEACHERS[name](seed=seed, **PRESETS[preset][name] | kwargs)
+    if preset is not None:
+        if preset not in PRESETS: raise ValueError(f'preset must be one of {", ".join(PRESETS)}, not {preset!r}')
+        if name not in PRESETS[preset]: raise ValueError(f'the preset {preset!r} is for the teachers {", ".join(PRESETS[preset])}, not {name!r}')
+        kwargs = PRESETS[preset][name] | kwargs
+    known = list(signature(TEACHERS[name]).parameters)
+    if unknown := set(kwargs) - set(known): raise ValueError(f'the teacher {name!r} has no {min(unknown)!r}; it has {", ".join(known)}')
+    return TEACHERS[name](**dict(seed=seed) | kwargs)
 
 # %% ../nbs/10_teachers.ipynb #fdc214ff
 def evidence(
@@ -515,7 +521,7 @@ def _answers(t, splits, folds, seed): # Name -> cohort and logits; `t` was fitte
     if folds: answers['out-of-fold'] = train, out_of_fold(t, train, folds, seed)
     return answers | {s: (c, t.logits(c)) for s, c in splits.items() if s != 'train' and len(c)}
 
-# %% ../nbs/10_teachers.ipynb #c5e3946b
+# %% ../nbs/10_teachers.ipynb #8ff29328
 def teacher_table(
     cohort:Cohort, # With a training split; the others are measured if they have images
     teacher:str='forest', # A key of `TEACHERS`
@@ -529,7 +535,7 @@ def teacher_table(
     def row(seed):
         t = make_teacher(teacher, seed, **kwargs).fit(splits['train'])
         return {k: macro_auroc(c.y(), z) for k, (c, z) in _answers(t, splits, folds, seed).items()}
-    rows = pd.DataFrame([row(s) for s in range(seeds)]).rename_axis('seed')
+    rows = pd.DataFrame([row(s) for s in range(seeds)])
     return pd.concat([rows, rows.agg(['mean', 'std']).rename(dict(std='sd'))]).rename_axis('seed')
 
 # %% ../nbs/10_teachers.ipynb #38bc5144
@@ -554,7 +560,7 @@ def save(self:TextTeacher, folder):
 @patch
 def load(self:TextTeacher, folder): self.tokenizer, self.network = load_text_model(folder)
 
-# %% ../nbs/10_teachers.ipynb #27e738bc
+# %% ../nbs/10_teachers.ipynb #3526f154
 def save_teacher(
     teacher:Teacher, # A fitted one
     folder:str|PathLike # A new folder, or one that holds a teacher, which is replaced
@@ -563,9 +569,10 @@ def save_teacher(
     folder = Path(folder)
     part = folder.with_name(folder.name + '.part')
     if folder.exists() and not (folder/'teacher.json').is_file(): raise FileExistsError(f'{folder} is there already and holds no teacher; choose another folder')
+    name = next((k for k, v in TEACHERS.items() if type(teacher) is v), None)
+    if name is None: raise ValueError(f'{type(teacher).__name__} has no name by which it would be found again; add it to `TEACHERS`')
     if part.exists(): shutil.rmtree(part)
     part.mkdir(parents=True)
-    name = next(k for k, v in TEACHERS.items() if type(teacher) is v)
     (part/'teacher.json').write_text(json.dumps(dict(teacher=name, **teacher.save(part)), indent=2))
     if folder.exists(): shutil.rmtree(folder)
     part.rename(folder)

@@ -301,6 +301,24 @@ def test_tables_of_a_teacher_alone(case):
     a = audit(c)
     assert not a.ok and len(a.unreadable) == N and set(a.unreadable.reason) == {'missing file'}
 
+@pytest.mark.parametrize('change, ids', [(lambda t: t.assign(image='../' + t.image), [f'im{i:03}' for i in range(N)]), (lambda t: t.assign(image=t.image.where(t.index != 2, '../x.png')), ['im002'])], ids=['all', 'one'])
+def test_a_path_outside_the_root_without_images(case, change, ids):
+    "Paths are looked at whether or not their files are there"
+    c = cohort_of(case, root=case.root/'nowhere', rois=None)
+    c.items = change(c.items)
+    a = audit(c, pixels=False)
+    assert not a.ok and found(a, 'path outside the root').image_ids == ids and ('no images' in names(a)) == (len(ids) < N)
+
+def test_one_path_in_two_splits_without_images(case):
+    case.items.loc[80, 'image'] = case.items.image[0]
+    a = audit(cohort_of(case, root=case.root/'nowhere', rois=None), pixels=False)
+    assert not a.ok and found(a, 'same picture in two splits').image_ids == ['im000', 'im080'] and 'no images' in names(a)
+
+def test_one_name_for_all_images_is_a_placeholder(case):
+    case.items['image'] = 'unused.png'
+    a = audit(cohort_of(case, root=case.root/'nowhere', rois=None), pixels=False)
+    assert a.ok and 'no images' in names(a) and 'same picture in two splits' not in names(a)
+
 def test_a_folder_that_may_not_be_read(case):
     if os.geteuid() == 0: pytest.skip('root may read everything')
     (case.root/'SECRET').chmod(0)

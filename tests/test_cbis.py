@@ -322,6 +322,15 @@ def test_an_unknown_descriptor(tmp_path, word):
     assert c.parts.items['shape other'].tolist() == [0, 1, 0] and c.parts.items['shape ROUND'].tolist() == [0, 1, 0] and count(c)['unknown descriptor'] == 1
     with pytest.raises(ValueError, match='Mass-Training_P_00002_LEFT_CC_1: shape: .* is in no list'): cbis_cohort(tmp_path, unrepaired='unknown descriptor')
 
+@pytest.mark.parametrize('written, known', [('oval', True), ('Oval', True), ('lymph node', True), ('stellate', False)])
+def test_another_spelling_left_as_it_is(tmp_path, written, known):
+    "A known word is a word of its own, and no error, if its repair is left out; an unknown one is counted once, as unknown"
+    write(tmp_path, [row('P_00001') | {'mass shape': written}, row('P_00002')])
+    kind = 'word spelled another way' if known else 'unknown descriptor'
+    assert count(cbis_cohort(tmp_path, valid=0)) == {kind: 1, 'no image files': 1}
+    left = cbis_cohort(tmp_path, valid=0, unrepaired=['word spelled another way', 'unknown descriptor'][:1 + known])
+    assert left.parts.items[f'shape {written if known else "other"}'].tolist() == [1, 0, 0] and (kind in count(left)) != known
+
 @pytest.mark.parametrize('blank', ['', 'NA', 'N/A', 'nan', 'None', '   '])
 def test_blank_descriptors(tmp_path, blank):
     c = cbis_cohort(write(tmp_path, [row('P_00001') | {'mass margins': blank}, row('P_00002')]), valid=0)
@@ -477,6 +486,14 @@ def test_a_truncated_mask(tmp_path):
     path.write_bytes(b'nothing')
     assert count(cbis_cohort(tmp_path, valid=0)) == {'mask cannot be decoded': 1}
 
+@pytest.mark.parametrize('path', ['', 'Mass-Training_P_00001_LEFT_CC_1'])
+@pytest.mark.parametrize('column, kinds, box', [(HEAD[-2], {}, GOOD), (HEAD[-1], {'mask not found': 1}, [])])
+def test_a_path_that_is_blank_or_a_folder(small, column, kinds, box, path):
+    "Of a crop it costs nothing, of a mask the region"
+    root, rows = small
+    c = cbis_cohort(write(root, [rows[0] | {column: path}, *rows[1:]]), valid=0)
+    assert count(c) == kinds and len(c.parts) == 4 and c.rois.loc[c.rois.part == 'Mass-Training_P_00001_LEFT_CC_1', BOX].to_numpy().tolist() == box
+
 def test_masks_in_other_encodings(tmp_path):
     dicom(tmp_path/'rle.dcm', mask(), RLELossless)
     dicom(tmp_path/'dark.dcm', 255 - mask(), photometric='MONOCHROME1')
@@ -506,6 +523,19 @@ def test_the_cache(small, tmp_path_factory):
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
     assert cbis_cohort(root, valid=0, cache=cache).rois[BOX].to_numpy()[0].tolist() == [0, 0, 5, 5]
     assert cbis_cohort(root, valid=0).rois[BOX].to_numpy()[0].tolist() == [0, 0, 5, 5]
+
+def test_the_cache_tries_again_what_it_could_not_read(small, tmp_path_factory):
+    "Same size and time; meanwhile the disk is whole again, or a decoder is there"
+    root, rows = small
+    cache = tmp_path_factory.mktemp('cache')
+    path = root/rows[0][HEAD[-1]]
+    stat, whole, saved = path.stat(), path.read_bytes(), []
+    for content, lost in ((b'x'*len(whole), 1), (b'x'*len(whole), 1), (whole, 0)):
+        path.write_bytes(content)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert cbis_cohort(root, valid=0, cache=cache).repair_counts().get('mask cannot be decoded', 0) == lost
+        saved.append((cache/'cbis-masks.parquet').stat().st_mtime_ns)
+    assert saved[0] == saved[1] < saved[2]                                  # what could not be read is no news
 
 
 # Where files are

@@ -274,6 +274,17 @@ def test_no_network_no_traceback(busbra, tmp_path):
     run = subprocess.run([sys.executable, '-c', 'from mmpkd.cli import main; main()', *args], env=env, capture_output=True, text=True)
     assert run.returncode == 1 and re.fullmatch('error: cannot get the ImageNet weights .*--weights PATH.*--weights none.*\n', run.stderr), run.stderr
 
+def test_options_that_do_not_go_together(capsys, monkeypatch, busbra, ultrasound, tmp_path):
+    call = 'run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL
+    assert "the teacher 'forest' has no 'model'" in fails(capsys, monkeypatch, *call, '--text-model', 'some/bert')
+    assert '--tau does nothing under the rules mean and otsu' in fails(capsys, monkeypatch, *call, '--tau', .3, '--convention', 'rule=otsu')
+    unit = shutil.copytree(ultrasound[0]/'units/baseline/seed-0', tmp_path/'unit')
+    known = json.loads((unit/'unit.json').read_text())
+    (unit/'unit.json').write_text(json.dumps(known | dict(convention=known['convention'] | dict(rule='otsu'))))
+    image = next((busbra/'Images').iterdir())
+    assert "by the rule 'otsu'" in fails(capsys, monkeypatch, 'predict', unit, image, '--tau', .3, '--out', tmp_path/'a.png')
+    assert invoke('predict', unit, image, '--out', tmp_path/'a.png').exit_code == 0
+
 def test_options_that_typer_refuses(busbra):
     for args in (['--seeds', 0], ['--seeds', 'five'], ['--jobs', 0], ['--no-such-option']):
         result = invoke('run', 'busbra', '--root', busbra, *args)

@@ -116,6 +116,16 @@ def test_what_the_table_is_worth(tmp_path):
         auroc.append(macro_auroc(p.split('test').y(), ForestTeacher(100).fit(p.split('train')).logits(p.split('test'))))
     assert auroc[0] > .85 and abs(auroc[1] - .5) < .12
 
+def test_with_dirt_an_uninformative_table_is_worth_nothing(tmp_path):
+    "What is missing follows the abnormality that is written about: a forest is at chance"
+    auroc = []
+    for seed in range(6):
+        (tmp_path/str(seed)).mkdir()
+        write_tables(tmp_path/str(seed), cbis_cases(600, seed, 0.), seed, dirt=True)
+        p = cbis_cohort(tmp_path/str(seed), 'calc', valid=0).parts
+        auroc.append(macro_auroc(p.split('test').y(), ForestTeacher(100).fit(p.split('train')).logits(p.split('test'))))
+    assert abs(np.mean(auroc) - .5) < .12, auroc
+
 def test_a_view_in_both_tasks_is_one_picture():
     t = cbis_cases(60, seed=2)
     g = next(g for _, g in t.groupby(['patient_id', 'side', 'view']) if g.task.nunique() == 2)

@@ -14,6 +14,7 @@ from mmpkd.localizers import LOCALIZERS
 from mmpkd.report import METRICS, MORE_METRICS, caveats, figure1, ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, write_report
 from mmpkd.soft_labels import calibration, gap
 from mmpkd.statistics import TITLES
+from mmpkd.studies import transfer
 
 matplotlib.use('Agg')
 
@@ -143,6 +144,18 @@ def test_a_report_with_several_teachers(phantom, tiny, tmp_path, tiny_run):
     page, y = write_report(run, phantom).read_text(), run.labels('train')
     assert 'Each seed has a teacher of its own.' in page and 'The teacher is the same in all seeds.' in table_note(tiny_run)
     assert soft_label_table(run).loc['out-of-fold', 'mean |s - y|'] == np.mean([gap(y, run.soft_labels('out-of-fold', seed)) for seed in range(2)]).round(3)
+
+def test_in_sample_is_warned_of_under_any_name(phantom, tiny, tmp_path):
+    run = run_experiment(phantom, tmp_path/'run', make_config(**tiny), ('baseline', 'in-sample lam=0.3', 'out-of-fold T=2'), seeds=1, progress=False)
+    [said] = [c for c in caveats(run) if c.startswith('In-sample soft labels')]
+    assert f"they lie {run.over_teachers('in-sample lam=0.3', gap):.2f} from" in said and f"against {run.over_teachers('out-of-fold T=2', gap):.2f} out-of-fold T=2." in said
+
+def test_the_report_of_a_transfer_speaks_of_its_own_reference(phantom, tiny, tiny_run, tmp_path):
+    run = transfer(tiny_run, phantom, tmp_path/'run', make_config(**tiny), seeds=1, progress=False)
+    page = write_report(run, phantom).read_text()
+    assert 'significantly better than From Baseline' in page and 'Differences from From Baseline' in page
+    assert 'teacher is the same' not in page and 'Teacher and soft labels' not in page
+    assert 'significantly better than Baseline' in table_note(tiny_run) and 'teacher is the same' in table_note(tiny_run)
 
 def test_soft_labels_are_described(tiny_run):
     t, y, s = soft_label_table(tiny_run), tiny_run.labels('train'), tiny_run.soft_labels('out-of-fold')

@@ -8,6 +8,7 @@ from mmpkd import student as module
 from mmpkd.cohort import Cohort
 from mmpkd.images import cache_pixels
 from mmpkd.student import Student, attention_weights, create_student, data_loaders, precision_for, train_student
+from mmpkd.teachers import macro_auroc
 
 SMALL = {k: TINY[k] for k in ('weights', 'arch_kwargs')}
 QUICK = dict(epochs=1, lr=1e-3, bs=16, device='cpu', **SMALL)
@@ -236,6 +237,13 @@ def test_a_prediction_depends_on_its_image_alone(phantom, pixels, student):
     pd.testing.assert_frame_equal(student.predict(pixels, ids[::-1]).loc[ids], p, atol=1e-6)
     pd.testing.assert_frame_equal(student.predict(pixels, ids[3:4]), p.iloc[3:4], atol=1e-6)
     assert p.std().min() > 1e-5 and p.to_numpy().min() > 0 and p.to_numpy().max() < 1
+
+def test_auroc_in_training_is_that_of_what_is_predicted(phantom, pixels):
+    "Of three classes too, where raw logits rank images in another way than probabilities"
+    c = classes(phantom)
+    student = train_student(c, pixels, **QUICK, precision='fp32')
+    valid = c.split('valid')
+    assert student.history.auroc.iloc[-1] == pytest.approx(macro_auroc(valid.y(), student.predict(pixels, valid.items.image_id)), abs=1e-6)
 
 @pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
 def test_save_and_load(phantom, pixels, tmp_path, task):

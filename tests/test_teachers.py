@@ -239,7 +239,7 @@ def test_make_teacher():
     assert vars(make_teacher('forest', seed=7, n_estimators=3)) == dict(n_estimators=3, min_samples_leaf=5, seed=7)
     assert isinstance(make_teacher('bow', C=2.), BagOfWordsTeacher)
     with pytest.raises(ValueError, match="one of forest, boosting, bow, bert, stacked, not 'oracle'"): make_teacher('oracle')
-    with pytest.raises(TypeError, match='trees'): make_teacher('forest', trees=3)
+    with pytest.raises(ValueError, match="no 'trees'; it has n_estimators, min_samples_leaf, seed"): make_teacher('forest', trees=3)
 
 
 # AUROC
@@ -276,6 +276,31 @@ def test_presets():
     assert make_teacher('bert', preset='paper').model == PRESETS['paper']['bert']['model'] == TextTeacher().model
     with pytest.raises(ValueError, match="for the teachers forest, bert, not 'boosting'"): make_teacher('boosting', preset='paper')
     with pytest.raises(ValueError, match="preset must be one of paper, not 'book'"): make_teacher('forest', preset='book')
+
+@pytest.mark.parametrize('name', TEACHERS)
+def test_settings_that_a_teacher_does_not_have(name):
+    "A language model for a forest, say; the message has what there is"
+    with pytest.raises(ValueError, match=f"the teacher '{name}' has no 'depht'; it has .*seed"): make_teacher(name, depht=3)
+
+def test_a_finding_of_one_patient_stops_out_of_fold_by_name():
+    c = cohort()
+    rare = Cohort(c.items.assign(mass=(c.items.patient_id == c.items.patient_id[0]).astype(float)), c.labels, tabular=c.tabular, text=c.text)
+    forest().fit(rare)                                                      # all of them together are enough
+    with pytest.raises(ValueError, match=r"without the patients of fold \d of 5: .*'mass'"): out_of_fold(forest(), rare)
+
+def test_the_best_epoch_is_judged_by_what_is_predicted(small, tmp_path):
+    "Of three classes: the AUROC of each epoch is that of `logits`, which are logarithms of probabilities"
+    words = np.random.default_rng(0).choice(['a', 'large', 'shadow', 'all', 'clear'], (N, 4))
+    c = cohort(task='multiclass', report=[' '.join(w) for w in words])
+    t = bert(small, epochs=1).fit(c)
+    [history] = t.train(tmp_path, c, c)
+    with torch.inference_mode(): raw = pd.DataFrame(t.network.eval()(**t.encode(t.inputs(c))).logits.numpy(), c.items.image_id, c.labels)
+    assert history['auroc'] == pytest.approx(macro_auroc(c.y(), t.logits(c)), abs=1e-6) and history['auroc'] != pytest.approx(macro_auroc(c.y(), raw), abs=1e-4)
+
+def test_a_teacher_without_a_name_is_not_saved(tmp_path):
+    class Mine(ForestTeacher): pass
+    with pytest.raises(ValueError, match='Mine has no name .* add it to `TEACHERS`'): save_teacher(Mine(5).fit(cohort()), tmp_path/'t')
+    assert list(tmp_path.iterdir()) == []
 
 def with_parts(n=N, seed=0):
     "Images that show one, two or three abnormalities, and are as bad as the worst"
