@@ -25,7 +25,7 @@ def arms_for(
     "All arms that this teacher allows"
     return [a for a in ARMS if a != 'out-of-bag' or hasattr(TEACHERS[teacher], 'oob_logits')]
 
-# %% ../nbs/13_arms.ipynb #a93a78cd
+# %% ../nbs/13_arms.ipynb #9e407a57
 def read_arm(
     arm:str # Such as 'out-of-fold' or 'out-of-fold lam=0.3 T=2'
 ) -> tuple: # A key of `ARMS` (or 'from ARM', see `make_config`), and the settings it changes
@@ -44,6 +44,7 @@ def read_arm(
         try: changes[name] = value if (name, value) == ('T', 'valid') else float(value)
         except ValueError: raise ValueError(f"{name} must be a number, not {value!r}, in the arm {arm!r}") from None
     if not 0 < changes.get('share', 1) <= 1: raise ValueError(f"share must be above 0 and at most 1, not {changes['share']}, in the arm {arm!r}")
+    if changes.get('T') == 'valid' and (kind == 'self-distillation' or changes.get('share', 1) < 1): raise ValueError(f"T=valid is the temperature of the teacher of all training patients, which is not that of the arm {arm!r}; name a number")
     if changes.get('share', 1) < 1 and kind != 'out-of-fold': raise ValueError(f"share goes with 'out-of-fold', not with {kind!r}")
     return kind, changes
 

@@ -504,7 +504,7 @@ def verdicts(self:Run) -> dict: # One text per arm
     "What may be said"
     return verdict(self.comparison())
 
-# %% ../nbs/40_experiment.ipynb #3414a4af
+# %% ../nbs/40_experiment.ipynb #1c75250b
 @patch
 def intervals(self:Run,
     metrics:tuple=('pixel_auroc', 'iou', 'fpr') # Columns of `scores`
@@ -513,6 +513,8 @@ def intervals(self:Run,
     scores = self.scores().query('arm in @self.compared')
     if 'label' in scores: scores['image_id'] += ' ' + scores['label']                      # an image has a row for each of its labels
     runs = self.per_seed().set_index(['arm', 'seed'])
-    def p(r): return sign_flip((runs.loc[r.arm, r.metric] - runs.loc[self.reference, r.metric]).dropna())[1] if self.seeds <= 20 else np.nan
+    def p(r):
+        d = (runs.loc[r.arm, r.metric] - runs.loc[self.reference, r.metric]).dropna()
+        return sign_flip(d)[1] if len(d) and self.seeds <= 20 else np.nan
     t = differences(scores, self.reference, list(metrics))
     return t.assign(p_sign_flip=[p(r) for r in t.itertuples()])

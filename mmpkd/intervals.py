@@ -103,7 +103,7 @@ def _student(difference, variances, alpha):
     half = student_t.ppf(1-alpha/2, df)*total**.5
     return dict(lo=difference-half, hi=difference+half, p=2*student_t.sf(abs(difference)/total**.5, df), se=total**.5, df=df)
 
-# %% ../nbs/32_intervals.ipynb #201ab27f
+# %% ../nbs/32_intervals.ipynb #4bf90a1b
 def two_level_bootstrap(
     arm:pd.DataFrame, # Scores of one arm: a row per seed and image, with columns `seed`, `patient_id`, `metric`, and `image_id` if there is one
     baseline:pd.DataFrame, # Scores of the other, on the same images
@@ -115,7 +115,7 @@ def two_level_bootstrap(
     fixed_images:bool=False, # Keep the patients as they are and draw seeds only
     method:str='two-way' # 'two-way', or 'percentile' (too narrow with few seeds)
 ) -> dict: # `difference`, `lo`, `hi`, `p`, `se`, `df`, `n_arm`, `n_baseline`, `patients`, `method`
-    "Difference of two arms, with an interval for other seeds and other patients; NaN if there is a single run of an arm, or a single patient to draw from"
+    "Difference of two arms, with an interval for other seeds and other patients; NaN if there is a single run of an arm, or a single patient with a value to draw from; `patients` counts those with a value"
     if method not in ('two-way','percentile'): raise ValueError(f"method must be 'two-way' or 'percentile'; got {method!r}")
     for name, t in dict(arm=arm, baseline=baseline).items():
         need_columns(t, ['seed','patient_id',metric], name)
@@ -124,10 +124,12 @@ def two_level_bootstrap(
     patients = pd.Index(arm['patient_id'].unique()).sort_values()
     (seeds, *a), (other_seeds, *b) = (_by_patient(t, metric, patients) for t in (arm, baseline))
     if paired and seeds.tolist() != other_seeds.tolist(): raise ValueError(f"paired needs the same seeds in both arms; got {seeds.tolist()} and {other_seeds.tolist()}")
+    valued = a[1].any(0) | b[1].any(0) # patients of whom some run has a value
+    a, b = ([v[:,valued] for v in part] for part in (a, b))
     x, y = (sums.sum(1)/counts.sum(1) for sums,counts in (a, b)) # mean of each run, (n,) and (m,)
-    n, m, P = len(x), len(y), len(patients)
+    n, m, P = len(x), len(y), int(valued.sum())
     out = dict(difference=x.mean()-y.mean() if n and m else np.nan, lo=np.nan, hi=np.nan, p=np.nan, se=np.nan, df=np.nan)
-    if min(n, m) > 1 and (P > 1 or fixed_images):
+    if min(n, m) > 1 and P > (0 if fixed_images else 1):
         runs, others, people = _resample(n, m, P, draws, seed, paired, fixed_images)
         a, b = _drawn(*a, runs, people), _drawn(*b, others, people)
         if method == 'percentile': out |= _percentiles(_mean(*a) - _mean(*b), alpha)

@@ -139,13 +139,13 @@ def average_precision(
     "Area under the precision-recall curve over pixels, as average precision, ties included"
     return _average_precision(*_standing(*_places(np.asarray(heat), np.asarray(mask, dtype=bool))))
 
-# %% ../nbs/30_localization.ipynb #0f15f612
+# %% ../nbs/30_localization.ipynb #4a5d7ef4
 def pointing_hit(
     heat:np.ndarray, # (h, w) heat
     mask:np.ndarray # (h, w) bool
 ) -> float: # 1 or 0; in between if only a part of the hottest pixels hit
     "Does the hottest pixel lie in the lesion?"
-    hottest = heat == heat.max()
+    hottest, mask = heat == heat.max(), np.asarray(mask, bool)
     return float(np.count_nonzero(hottest & mask)/np.count_nonzero(hottest))
 
 def mass_inside(
@@ -153,6 +153,7 @@ def mass_inside(
     mask:np.ndarray # (h, w) bool
 ) -> float: # In [0, 1]; the lesion's share of the pixels if there is no heat at all
     "Share of the heat that lies in the lesion"
+    mask = np.asarray(mask, bool)
     if heat.min() < 0: heat = heat.clip(0)
     total = heat.sum(dtype=float)
     return float(heat[mask].sum(dtype=float)/total) if total > 0 else float(mask.mean())
@@ -242,7 +243,7 @@ def best_iou(
     if not len(truth): raise ValueError('there is no true box to compare with')
     return float(iou(pred, truth).max()) if len(pred) else 0.
 
-# %% ../nbs/30_localization.ipynb #3fd90246
+# %% ../nbs/30_localization.ipynb #989be45a
 def fill_boxes(
     boxes:np.ndarray, # (k, 4) `x0, y0, x1, y1`, end exclusive; a pixel that is partly covered belongs to the box
     shape:tuple # (h, w) of the image
@@ -258,6 +259,7 @@ def box_fpr(
     mask:np.ndarray # (h, w) bool, ground truth
 ) -> float: # In [0, 1]; NaN without a predicted box
     "Share of the union of predicted boxes that lies outside the ground truth"
+    mask = np.asarray(mask, bool)
     union = fill_boxes(pred, mask.shape)
     return float((union & ~mask).sum()/union.sum()) if len(pred) else np.nan
 
@@ -274,14 +276,14 @@ def heat_of(
     bits &= -64                                                               # 17 of the 23 bits after the point
     return heat
 
-# %% ../nbs/30_localization.ipynb #d4c59879
+# %% ../nbs/30_localization.ipynb #c41181ee
 def pixel_scores(
     heat:np.ndarray, # (h, w) heat on original pixels
     mask:np.ndarray, # (h, w) bool, ground truth
     elsewhere:np.ndarray=None # (h, w) how many other images have a lesion there
 ) -> dict: # 'pixel_auroc', 'shuffled_auroc' (NaN without `elsewhere`), 'auprc', 'hit', 'mass'
     "The scores of a map that need no boxes"
-    heat = np.asarray(heat)
+    heat, mask = np.asarray(heat), np.asarray(mask, bool)
     found = _places(heat, mask)
     plain, shuffled = _standing(*found), np.nan if elsewhere is None else _auroc(*_standing(*found, elsewhere[~mask]))
     return dict(pixel_auroc=_auroc(*plain), shuffled_auroc=shuffled, auprc=_average_precision(*plain), hit=pointing_hit(heat, mask), mass=mass_inside(heat, mask))

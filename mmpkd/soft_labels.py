@@ -233,7 +233,7 @@ def _among(s, groups, change): # `s` with the rows of each group replaced by `ch
     for g in np.unique(groups): out[groups == g] = change(out[groups == g])
     return out
 
-# %% ../nbs/11_soft_labels.ipynb #7754e7b7
+# %% ../nbs/11_soft_labels.ipynb #2730ad50
 CONTROLS = ('label-smoothing', 'class-mean', 'shuffled', 'permuted')
 
 def _check_soft(s, task):
@@ -250,7 +250,7 @@ def control_labels(
     task:str='multilabel', # 'multilabel' or 'multiclass'
     seed:int=0 # Of what is exchanged with what
 ) -> pd.DataFrame: # (N, C) like `s`, and NaN where `s` is
-    "Soft labels that resemble the teacher's, and know no more about an image than its hard label"
+    "Soft labels that resemble the teacher's, and know no more about an image than its hard label; the only image of its kind keeps its own"
     if kind not in CONTROLS: raise ValueError(f'kind must be one of {", ".join(CONTROLS)}, not {kind!r}')
     y = _labels_like(y, s, 's', task)
     _check_soft(s, task)

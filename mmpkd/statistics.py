@@ -147,7 +147,7 @@ def attainable_p(
     if n < 1 or m < 1: raise ValueError(f"each arm needs at least one run; got {n} and {m}")
     return min(1., 2/comb(n+m, n))
 
-# %% ../nbs/31_statistics.ipynb #52211c95
+# %% ../nbs/31_statistics.ipynb #1777bfe5
 def _p_of_sums(n, m):
     "(w,): two-sided p, by the rank sum 0, 1, 2, ... of the lower tail, of `n` runs against `m` without ties"
     return np.minimum(2*np.cumsum(_rank_sums(np.arange(1, n+m+1), n))/comb(n+m, n), 1)
@@ -162,7 +162,7 @@ def attainable_level(
     name, m = getattr(test, '__name__', test), n if m is None else m
     attainable_p(n, m) # checks both
     if name == 'mann_whitney': p = _p_of_sums(n, m)
-    elif name == 'sign_flip': p = np.arange(1, 2**(n-1)+1)/2**(n-1)
+    elif name == 'sign_flip': return float(np.floor(min(alpha, 1)*2**(n-1))/2**(n-1)) # p is a multiple of 2/2^n
     else: raise ValueError(f"`test` is 'mann_whitney' or 'sign_flip', not {name!r}")
     return float(p[p <= alpha].max(initial=0.))
 
@@ -243,7 +243,7 @@ def seeds_needed(
     "The smallest number of seeds per arm with which the exact Mann-Whitney test has the power `chance`"
     return next((n for n in range(2, most+1) if power(effect, sd, n, None, alpha, tests, draws, seed) >= chance), np.inf)
 
-# %% ../nbs/31_statistics.ipynb #466b82d0
+# %% ../nbs/31_statistics.ipynb #e9d7f412
 PAPER_GAINS = dict(pixel_auroc=.06, iou=.11, fpr=.10) # Table 1, MIMIC-CXR
 
 def power_table(
@@ -257,7 +257,7 @@ def power_table(
     effects = {m: e for m,e in effects.items() if m in scores}
     need_columns(scores, ['arm', *effects], 'scores')
     tests = len(effects)*max(scores['arm'].nunique()-1, 1) if tests is None else tests
-    variances, freedom = scores.groupby('arm', observed=True)[list(effects)].var(), scores.groupby('arm', observed=True)[list(effects)].count()-1
+    variances, freedom = scores.groupby('arm', observed=True)[list(effects)].var(), scores.groupby('arm', observed=True)[list(effects)].count().sub(1).clip(lower=0)
     sd = ((variances*freedom).sum()/freedom.sum())**.5
     rows = [dict(metric=m, effect=e, sd=sd[m], tests=tests, seeds_needed=seeds_needed(e, sd[m], alpha=alpha, tests=tests))
             | {f'n={n}': power(e, sd[m], n, alpha=alpha, tests=tests) for n in seeds} for m,e in effects.items() if sd[m] > 0]
@@ -340,7 +340,7 @@ def _check_arms(scores, runs, baseline, controls, metrics):
     if len(runs) < 2: raise ValueError(f"{baseline!r} is the only arm: there is nothing to compare it with")
     if unknown := [c for c in controls if c not in runs or c == baseline]: raise ValueError(f"controls {unknown} are not among the arms beside the baseline, {[a for a in runs if a != baseline]}")
 
-# %% ../nbs/31_statistics.ipynb #01509726
+# %% ../nbs/31_statistics.ipynb #d269d07a
 def compare_arms(
     scores:pd.DataFrame, # One row per run, with columns `arm`, `seed` and the metrics
     baseline:str='baseline', # The arm all others are compared with
@@ -360,6 +360,7 @@ def compare_arms(
             | (_against_controls(values[m][a], {c: values[m][c] for c in controls}, direction) if controls and a not in controls else {})
             for a in runs if a != baseline for m,direction in metrics.items()]
     out = pd.DataFrame(rows)
+    if 'p_controls' in out: out.loc[out['p'].isna(), ['p_controls','attainable_controls']] = np.nan # no test, no place in the family
     family = out['arm'].isin(controls).map({True: 'controls', False: 'arms'}).where(~out['metric'].isin(predictive))
     _add_holm(out, family, ['p', 'attainable'] + ['p_controls', 'attainable_controls']*('p_controls' in out))
     out['finding'] = [_finding(row, alpha) for row in out.to_dict('records')]
@@ -367,7 +368,7 @@ def compare_arms(
     out.attrs = dict(baseline=baseline, alpha=alpha, controls=controls, tests=int(tests.get('arms', 0)), tests_controls=int(tests.get('controls', 0)))
     return out
 
-# %% ../nbs/31_statistics.ipynb #9a2a553f
+# %% ../nbs/31_statistics.ipynb #1c09b4be
 CONTROL_WORDS = {'label-smoothing': 'label smoothing', 'class-mean': 'the class mean', 'shuffled': 'shuffled soft labels', 'permuted': 'permuted soft labels'}
 
 def _list(words):
@@ -383,6 +384,7 @@ def _claim(row, gained, alpha):
     if gained:
         names = _list(CONTROL_WORDS.get(c, c) for c in gained)
         return f"improves, but so {'do' if len(gained) > 1 or names.endswith('labels') else 'does'} {names}, in"
+    if np.isnan(row.mean_control): return f'improves, but there are no values of {CONTROL_WORDS.get(row.worst_control, row.worst_control)} to compare with, in'
     if best > alpha: return 'improves, but no evidence at this n that it beats the controls, in'
     return f'improves, but is not shown to beat {CONTROL_WORDS.get(row.worst_control, row.worst_control)}, in'
 
@@ -413,7 +415,7 @@ def _clause(
         groups.setdefault(_claim(r, gains.get(r.metric, []), attrs['alpha']) if finding == 'improves' else verb, []).append(_told(r, n))
     return '; '.join(f'{words} {_list(told)}' for words,told in groups.items())
 
-# %% ../nbs/31_statistics.ipynb #9a163617
+# %% ../nbs/31_statistics.ipynb #e50952f9
 def _sentences(arm, rows, attrs, gains):
     "The verdict on one arm, as a list of sentences"
     own = arm in attrs['controls']
@@ -434,6 +436,7 @@ def verdict(
     "What the numbers support, in words"
     if missing := {'baseline','alpha','tests','controls'} - set(comparison.attrs):
         raise ValueError(f"comparison.attrs has no {sorted(missing)}: pass the table as `compare_arms` returned it")
+    controls = [controls] if isinstance(controls, str) else controls
     if unknown := [c for c in controls if c not in comparison.attrs['controls']]: raise ValueError(f"nothing was compared with the controls {unknown}: name them in `compare_arms`")
     gained = comparison[comparison['arm'].isin(comparison.attrs['controls']) & (comparison['finding'] == 'improves')]
     gains = gained.groupby('metric')['arm'].agg(list).to_dict()

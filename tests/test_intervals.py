@@ -113,6 +113,18 @@ def missed(n, m, repetitions, patients=50, draws=150, noise=.1):
         return pd.DataFrame(dict(iou=(rng.normal(0, .05, (n, 1)) + rng.normal(0, noise, patients) + rng.normal(0, noise, (n, patients))).ravel()), keys).reset_index()
     return sum(two_level_bootstrap(arm(n), arm(m), 'iou', draws)['p'] <= .05 for _ in range(repetitions))
 
+def test_patients_without_a_value_are_no_evidence():
+    "An FPR is there where a box is: patients of whom no run has one count for nothing, as if they were not in the table"
+    a, b = (images_of(range(4), draw=k) for k in (1, 2))
+    some = sorted(a.patient_id.unique())[:5]
+    for few in (some, some[:1], []):
+        with_blanks, alone = ([t.assign(iou=t.iou.where(t.patient_id.isin(few))) for t in (a, b)], [t[t.patient_id.isin(few)] for t in (a, b)])
+        for fixed in (False, True):
+            got = two_level_bootstrap(*with_blanks, 'iou', draws=200, fixed_images=fixed)
+            assert got['patients'] == len(few)
+            if few: assert got == pytest.approx(two_level_bootstrap(*alone, 'iou', draws=200, fixed_images=fixed), nan_ok=True)
+            else: assert np.isnan([got[k] for k in ('difference', 'lo', 'hi', 'p')]).all()
+
 @pytest.mark.parametrize('n', [3, 5, 6, 10])
 def test_bootstrap_holds_its_level(n): assert missed(n, n, 300) <= binom.ppf(.995, 300, .05)
 

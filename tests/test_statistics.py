@@ -329,9 +329,9 @@ def test_lower_is_better_against_controls_too():
 def test_a_control_that_cannot_tell():
     "Two runs of a control, or none with a value: the arm improves, and no more can be said"
     none, gain = dict(iou=five()), dict(iou=five(.5))
-    for few in ([.01, .02], [np.nan]*5):
+    for few, words in (([.01, .02], 'no evidence at this n that it beats the controls, in IoU'), ([np.nan]*5, 'there are no values of c to compare with, in IoU')):
         said = verdict(compare_arms(runs(baseline=none, a=gain, c=dict(iou=few)), controls=['c']))['a']
-        assert 'improves, but no evidence at this n that it beats the controls, in IoU' in said
+        assert f'improves, but {words}' in said
     said = verdict(compare_arms(runs(baseline=none, a=gain, c=dict(iou=[.01, .5, .51, .52, .53])), controls=['c'], alpha=.05))['a']
     assert 'beats the controls' not in said
 
@@ -379,3 +379,31 @@ def test_verdict_survives_parquet_and_asks_for_its_attrs(tmp_path):
     assert verdict(pd.read_parquet(tmp_path/'c.parquet')) == verdict(c)
     c.to_csv(tmp_path/'c.csv', index=False)
     with pytest.raises(ValueError, match='compare_arms'): verdict(pd.read_csv(tmp_path/'c.csv'))
+
+
+# Arms that have no values
+
+def silent_runs(n=5):
+    "An arm that improves FPR and a control that does not; a third arm never draws a box, so it has no FPR"
+    rng = np.random.default_rng(0)
+    means = dict(baseline=.8, mmpkd=.5, other=np.nan, shuffled=.8)
+    return pd.DataFrame([dict(arm=a, seed=s, fpr=m + rng.normal(0, .01)) for a, m in means.items() for s in range(n)])
+
+def test_an_arm_without_values_costs_the_others_nothing():
+    "Neither a place in the family of the baseline's tests, nor in that of the controls'"
+    runs = silent_runs()
+    both, alone = (compare_arms(r, controls=['shuffled'], metrics=dict(fpr='lower'), predictive=()).set_index('arm').loc['mmpkd'] for r in (runs, runs[runs.arm != 'other']))
+    assert both.p_controls_holm == alone.p_controls_holm == both.p_controls <= .05
+    told = verdict(compare_arms(runs, controls=['shuffled'], metrics=dict(fpr='lower'), predictive=()), 'shuffled')      # one name will do
+    assert 'improves, and beats the controls, in FPR' in told['mmpkd'] and 'no values in FPR' in told['other']
+
+def test_a_control_without_values_beats_nobody_and_is_not_beaten():
+    runs = silent_runs().assign(fpr=lambda d: d.fpr.where(d.arm != 'shuffled'))
+    told = verdict(compare_arms(runs, controls=['shuffled'], metrics=dict(fpr='lower'), predictive=()))
+    assert 'improves, but there are no values of shuffled soft labels to compare with, in FPR' in told['mmpkd']
+
+def test_power_is_not_weakened_by_an_arm_without_values():
+    runs = silent_runs()
+    both, alone = (power_table(r, dict(fpr=.1), tests=3) for r in (runs, runs[runs.arm != 'other']))
+    pd.testing.assert_frame_equal(both, alone)
+    assert np.isfinite(both.sd).all()
