@@ -58,7 +58,9 @@ def to_markdown(
     lines = [list(t.columns), ['---']*t.shape[1], *t.to_numpy().tolist()]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
-# %% ../nbs/42_report.ipynb #9112ad32
+# %% ../nbs/42_report.ipynb #8a75c2f3
+def _reference(run): return 'the baseline' if run.reference == 'baseline' else arm_title(run.reference)
+
 def _teachers(run): return '' if not run.taught_arms else 'Each seed has a teacher of its own. ' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds. '
 
 def table_note(
@@ -74,7 +76,7 @@ def table_note(
             "FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
             f"All in original pixels. Maps: {c['method']}, block {c['layer']}, heads {c['heads']}, artefacts {c['artefacts']}, {c['interpolation']} interpolation. "
             f"Boxes: {Convention(**c).cut}. Truth: {c['truth']}. Differs from the default convention in: {own}. "
-            f"** significantly better than {arm_title(run.reference)}, †† significantly worse "
+            f"** significantly better than {_reference(run)}, †† significantly worse "
             "(Mann-Whitney U, exact, 0.05, over seeds on these images; Holm over the localization tests, controls apart; AUROC uncorrected). "
             f"{_teachers(run)}The last rows are trivial localizers, for which no student was trained.")
 
@@ -207,7 +209,7 @@ def _sections(figures, tables): # HTML
     return [*[f'<h2>{html.escape(caption.partition(":")[0])}</h2>{_img(f, caption)}{_p(caption, "note")}' for caption, f in figures.items()],
             *[f'<h2>{html.escape(title)}</h2>{_html_table(t)}' for title, t in tables.items()]]
 
-# %% ../nbs/42_report.ipynb #910a74a8
+# %% ../nbs/42_report.ipynb #ec2d9f53
 def report_html(
     run:Run, # A finished run
     figures:dict, # {caption: figure}
@@ -215,7 +217,7 @@ def report_html(
 ) -> str:
     "The whole report as one page"
     teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
-    tables = {f'Differences from {arm_title(run.reference)}, with seeds and patients drawn anew (95 % each; p not corrected for their number)': run.intervals(), 'Tests': run.comparison().drop(columns='better')} | (tables or {})
+    tables = {f'Differences from {_reference(run)}, with seeds and patients drawn anew (95 % each; p not corrected for their number)': run.intervals(), 'Tests': run.comparison().drop(columns='better')} | (tables or {})
     parts = [f"<h1>Does privileged information help on {html.escape(run.asked['cohort'])}?</h1>",
              *[_p(v, 'verdict') for v in run.verdicts().values()],
              '<h2>Table 1</h2>', table1(run).reset_index().to_html(index=False, border=0), _p(table_note(run), 'note'),

@@ -155,7 +155,7 @@ def test_the_report_of_a_transfer_speaks_of_its_own_reference(phantom, tiny, tin
     page = write_report(run, phantom).read_text()
     assert 'significantly better than From Baseline' in page and 'Differences from From Baseline' in page
     assert 'teacher is the same' not in page and 'Teacher and soft labels' not in page
-    assert 'significantly better than Baseline' in table_note(tiny_run) and 'teacher is the same' in table_note(tiny_run)
+    assert 'significantly better than the baseline' in table_note(tiny_run) and 'teacher is the same' in table_note(tiny_run)
 
 def test_soft_labels_are_described(tiny_run):
     t, y, s = soft_label_table(tiny_run), tiny_run.labels('train'), tiny_run.soft_labels('out-of-fold')
