@@ -58,6 +58,8 @@ class _Empty(_Unreadable): "A mask that marks nothing"
 
 class _Empty(_Unreadable): "A mask that marks nothing"
 
+class _Empty(_Unreadable): "A mask that marks nothing"
+
 def _levels(a): # Distinct grey values, the number of pixels that have each, and which one each pixel has
     if a.dtype.kind in 'biu' and int(a.max()) - int(a.min()) < 2**16:          # few: counted rather than sorted
         which = np.subtract(a, int(a.min()), dtype=np.intp)
@@ -599,6 +601,7 @@ def _marked(g, lossy=False): # Grey values -> bool
         flat = maximum_filter(g, 5) - minimum_filter(g, 5) <= g.max()/64
         if (flat & low & (g > g.max()/8)).any(): raise _Unreadable(_GREYS)
         return half
+    lossy |= len(levels) <= 16 and ((g > g.max()*31/32) & (g < g.max())).any() # its white is not one value either
     faint = levels < g.max()/(8 if lossy else 32)                              # black, as a lossy codec has it, or a lesion?
     if (inner & faint).any() and not lossy: raise _Unreadable(_GREYS)
     return half | np.isin(g, levels[inner & ~faint])

@@ -1,5 +1,5 @@
 "Corner cases of mmpkd.images: the way back for thousands of shapes, files of every kind, a cache that breaks off"
-import io, os, struct, subprocess, sys, zlib
+import io, os, re, struct, subprocess, sys, zlib
 from pathlib import Path
 
 import matplotlib
@@ -469,6 +469,141 @@ def test_missing_masks_are_told_first(outlines, tmp_path):
     (tmp_path/'m2.png').write_bytes(b'no image')
     with pytest.raises(FileNotFoundError, match="^2 of 6 masks are missing, of image 'im0', 'im2'; paths are relative to root$"): mask_rois(outlines, tmp_path, 'path')
     with pytest.raises(ValueError, match="the table of masks has no column 'mask'"): mask_rois(outlines, tmp_path)
+
+
+# Masks of every kind. The family: several greys, one colour for each lesion, edges that are soft or lossy, transparency, palettes,
+# black on white, nothing at all, several files. All that is marked, or refused in words.
+
+A, B = np.zeros((40, 48), bool), np.zeros((40, 48), bool)
+A[5:15, 5:15], B[25:35, 25:38] = True, True
+
+def levels(a, b): return (A*a + B*b).astype(np.uint8 if max(a, b) < 256 else np.uint16)
+
+@pytest.mark.parametrize('a,b', [(1, 2), (127, 255), (64, 255), (1, 20), (10, 200), (85, 170), (300, 65535), (2, 1)])
+@pytest.mark.parametrize('kind', ['png', 'tif', 'dcm', 'dcm1'])
+def test_several_greys_are_several_lesions(tmp_path, a, b, kind):
+    g, f = levels(a, b), tmp_path/f"m.{kind.rstrip('1')}"
+    if kind == 'png' or kind == 'tif': Image.fromarray(g).save(f)
+    else: save_dicom(f, int(g.max()) - g.astype(np.int64) if kind == 'dcm1' else g, 'MONOCHROME1' if kind == 'dcm1' else 'MONOCHROME2', bits=16)
+    if a*32 < b:
+        with pytest.raises(ValueError, match='m.* it has areas of several greys, which may be lesions or not'): read_mask(f)
+    else: np.testing.assert_array_equal(read_mask(f), A | B)
+
+def test_levels_that_touch_and_small_ones(tmp_path):
+    g = np.zeros((40, 48), np.uint8); g[5:25, 5:25] = 1; g[10:20, 10:20] = 2; g[30, 30] = 1                # a core in a ring, and one pixel
+    Image.fromarray(g).save(tmp_path/'m.png')
+    np.testing.assert_array_equal(read_mask(tmp_path/'m.png'), g > 0)
+    many = np.kron(np.arange(49).reshape(7, 7), np.pad(np.ones((4, 4)), 2)).astype(np.uint8)              # 48 lesions in a label image
+    many = np.pad(many, 4)
+    Image.fromarray(many).save(tmp_path/'m.png')
+    with pytest.raises(ValueError, match='several greys'): read_mask(tmp_path/'m.png')                     # 1 beside 48 might be a codec's
+    np.testing.assert_array_equal(read_mask(save_png(tmp_path, np.where(many > 9, many, 0))), many > 9)
+
+def save_png(folder, a):
+    Image.fromarray(a.astype(np.uint8)).save(folder/'m.png')
+    return folder/'m.png'
+
+def disc(h=60, w=80, r=17.3): y, x = np.mgrid[:h, :w]; return r + .5 - np.hypot(y - 30.2, x - 35.4)     # in pixels from the edge
+
+@pytest.mark.parametrize('soft', [1, 2, 6, 20])
+def test_soft_edges_are_cut_in_the_middle(tmp_path, soft):
+    d = disc()
+    np.testing.assert_array_equal(read_mask(save_png(tmp_path, (d/soft + .5).clip(0, 1)*255)), np.floor((d/soft + .5).clip(0, 1)*255) > 127.5)
+
+@pytest.mark.parametrize('zoom', [2, 3])
+def test_edges_of_a_few_greys(tmp_path, zoom):                               # made small from a mask twice or three times the size
+    big = np.kron(disc() > 0, np.ones((1, 1)))[:60//zoom*zoom, :78]
+    small = big.reshape(60//zoom, zoom, 78//zoom, zoom).mean((1, 3))*255
+    m = read_mask(save_png(tmp_path, small))
+    np.testing.assert_array_equal(m, small.astype(np.uint8) > 127.5)
+
+@pytest.mark.parametrize('quality', [30, 60, 75, 95])
+@pytest.mark.parametrize('again', [False, True])
+def test_lossy_masks(tmp_path, quality, again):                              # also when saved as PNG later
+    m = disc() > 0
+    Image.fromarray(m).convert('L').save(tmp_path/'m.jpg', quality=quality)
+    f = tmp_path/'m.jpg'
+    if again: f = save_png(tmp_path, np.asarray(Image.open(f)))
+    assert (read_mask(f) ^ m).mean() < .005
+
+@pytest.mark.parametrize('quality', [60, 90])
+def test_two_greys_in_a_lossy_mask_are_never_halved(tmp_path, quality):
+    g = np.zeros((96, 96), np.uint8); g[10:40, 10:40] = 110; g[50:90, 50:90] = 255
+    Image.fromarray(g).save(tmp_path/'m.jpg', quality=quality)
+    try: assert (read_mask(tmp_path/'m.jpg') ^ (g > 0)).mean() < .01
+    except ValueError as e: assert 'several greys' in str(e)
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 0, 0), (0, 128, 128), (255, 255, 0), (40, 40, 60)]
+
+@pytest.mark.parametrize('one', COLOURS)
+@pytest.mark.parametrize('two', COLOURS[:4])
+def test_one_colour_for_each_lesion(tmp_path, one, two):
+    rgb = np.zeros((40, 48, 3), np.uint8); rgb[A], rgb[B] = one, two
+    Image.fromarray(rgb).save(tmp_path/'m.png')
+    np.testing.assert_array_equal(read_mask(tmp_path/'m.png'), A | B)
+    Image.fromarray(rgb).quantize(8).save(tmp_path/'p.png')                 # the same with a palette
+    np.testing.assert_array_equal(read_mask(tmp_path/'p.png'), A | B)
+    save_dicom(tmp_path/'m.dcm', rgb, 'RGB', bits=8, allocated=8)
+    np.testing.assert_array_equal(read_mask(tmp_path/'m.dcm'), A | B)
+
+def test_lesions_in_transparency(tmp_path):
+    def rgba(colour, ground, alpha, below):
+        a = np.zeros((40, 48, 4), np.uint8); a[..., :3], a[..., 3] = ground, below
+        a[A] = [*colour, alpha]
+        return a
+    cases = [((0, 0, 0), (0, 0, 0), 255, 0), ((255, 0, 0), (0, 0, 0), 128, 0), ((255, 255, 255), (255, 255, 255), 255, 0), ((0, 0, 0), (255, 255, 255), 255, 0),
+             ((255, 255, 255), (0, 0, 0), 255, 255), ((9, 9, 9), (0, 0, 0), 128, 128)]
+    for case in cases:
+        Image.fromarray(rgba(*case)).save(tmp_path/'m.png')
+        np.testing.assert_array_equal(read_mask(tmp_path/'m.png'), A, err_msg=str(case))
+    white = rgba((255, 255, 255), (0, 0, 0), 255, 255); white[:3, :3, 3] = 0     # a transparent corner beside white on black
+    Image.fromarray(white).save(tmp_path/'m.png')
+    np.testing.assert_array_equal(read_mask(tmp_path/'m.png'), A)
+
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'dcm', 'tif'])
+def test_black_on_white_is_refused(tmp_path, suffix):
+    dark, f = np.where(A, 0, 255).astype(np.uint8), tmp_path/f'm.{suffix}'
+    save_dicom(f, dark, bits=8, allocated=8) if suffix == 'dcm' else Image.fromarray(dark).save(f)
+    with pytest.raises(ValueError, match='it marks the border of the image; is it black on white.'): read_mask(f)
+    with pytest.raises(ValueError, match='a: it marks the border'): mask_rois(pd.DataFrame(dict(image_id=['a'], label='y', mask=f.name)), tmp_path)
+
+@pytest.mark.parametrize('box', [(0, 0, 40, 20), (0, 0, 25, 48), (10, 0, 40, 48), (1, 1, 39, 47), (0, 10, 40, 40)])
+def test_a_large_lesion_at_the_border_is_no_ground(tmp_path, box):
+    m = np.zeros((40, 48), np.uint8); m[box[0]:box[2], box[1]:box[3]] = 255
+    np.testing.assert_array_equal(read_mask(save_png(tmp_path, m)), m > 0)
+
+def test_a_dicom_mask_of_one_value(tmp_path):
+    for photometric, value, full in (('MONOCHROME2', 1, True), ('MONOCHROME2', 0, False), ('MONOCHROME1', 0, True), ('MONOCHROME1', 255, False)):
+        f = save_dicom(tmp_path/'m.dcm', np.full((6, 7), value, np.uint16), photometric)
+        if full: assert read_mask(f).all()
+        else:
+            with pytest.raises(ValueError, match='empty'): read_mask(f)
+
+def test_a_mask_shown_in_reverse_is_read_in_reverse(tmp_path):
+    f = save_dicom(tmp_path/'m.dcm', np.where(A, 0, 255).astype(np.uint8), bits=8, allocated=8, PresentationLUTShape='INVERSE')
+    np.testing.assert_array_equal(read_mask(f), A)
+
+def test_an_empty_mask_means_no_lesion(outlines, tmp_path):
+    Image.new('L', (60, 40)).save(tmp_path/'m0.png')
+    save_dicom(tmp_path/'m3.dcm', np.zeros((40, 60), np.uint16))
+    r = mask_rois(outlines, tmp_path, 'path')
+    assert r['mask'].tolist() == ['m1.dcm', 'm2.png', 'm4.png', 'm5.dcm'] and r.index.tolist() == list(range(4)) and r.x0.tolist() == [2, 4, 8, 10]
+    only = mask_rois(outlines[:1], tmp_path, 'path')
+    assert len(only) == 0 and list(only.columns) == ['image_id', 'label', *BOX, 'mask'] and (only.dtypes[BOX] == float).all()
+
+@pytest.mark.parametrize('cells', [['m0.png', None, ''], ['m0.png;m2.png', ' ', 'm4.png'], ['m0.png | m2.png', 'm4.png', 'm1.dcm|'], [['m0.png', 'm2.png'], [], ['m4.png', None]],
+                                   [np.array(['m0.png', 'm2.png']), ('m4.png',), np.nan]])
+def test_several_masks_of_an_image(outlines, tmp_path, cells):
+    t = pd.DataFrame(dict(image_id=list('abc'), label='mass')); t['mask'] = pd.Series(cells, dtype=object)
+    r = mask_rois(t, tmp_path)
+    def paths(c): return [p.strip() for p in re.split(r'[;|]', c) if p.strip()] if isinstance(c, str) else [p for p in c if p] if isinstance(c, (list, tuple, np.ndarray)) else []
+    assert list(zip(r.image_id, r['mask'])) == [(k, p) for k, c in zip('abc', cells) for p in paths(c)]
+    assert r.x0.tolist() == [2*int(p[1]) for p in r['mask']]
+    with pytest.raises(FileNotFoundError, match="1 of 2 masks are missing, of image 'a'"): mask_rois(t.assign(mask='m0.png;gone.png')[:1], tmp_path)
+
+def test_a_name_with_a_semicolon_is_a_name(outlines, tmp_path):
+    (tmp_path/'m0.png').rename(tmp_path/'m;0.png')
+    assert mask_rois(pd.DataFrame(dict(image_id=['a'], label='y', mask='m;0.png')), tmp_path)['mask'].tolist() == ['m;0.png']
 
 
 # DICOM
@@ -1612,6 +1747,146 @@ def test_regions_of_images_that_were_skipped(cohort, tmp_path):
     (tmp_path/'7.png').write_bytes(b'broken')
     p = cache_pixels(cohort, 16, tmp_path/'cache', skip_unreadable=True)
     assert check_regions(with_rois(cohort, x1=[7, 999]), p) == []
+
+
+# What the cache knows of each image, and of the files it was made from
+
+def test_the_index_knows_each_picture(cohort, tmp_path):
+    Image.fromarray(picture(2)).save(tmp_path/'5.png'); Image.new('L', (9, 9), 7).save(tmp_path/'6.png')
+    p = cache_pixels(cohort, 16, tmp_path/'cache')
+    for k, f in zip(cohort.items.image_id, cohort.items.image):
+        a, row = read_image(tmp_path/f), p.index.loc[k]
+        assert (row.h, row.w, row.lo, row.hi) == (*a.shape, a.min(), a.max()) and int(p.index.digest[k]) == picture_digest(a)
+    assert p.index.digest['c'] == p.index.digest['f'] and p.index.digest.nunique() == 7
+    assert picture_digest(np.zeros((2, 8), np.uint8)) != picture_digest(np.zeros((4, 4), np.uint8))
+
+def test_repairs_are_kept_in_the_cache(cohort, tmp_path, reads):
+    save_turned(tmp_path/'1.png', np.stack([picture(1), picture(1)//2, picture(1)], -1), 6)
+    save_dicom(tmp_path/'3.png', detector, WindowCenter=9e4, WindowWidth=10)
+    (tmp_path/'7.png').write_bytes(b'broken')
+    with pytest.raises(ValueError): cache_pixels(cohort, 16, tmp_path/'cache')
+    p = cache_pixels(cohort, 16, tmp_path/'cache', skip_unreadable=True)     # what was known before the interruption is still known
+    for q in (p, Pixels(p.folder)):
+        assert list(q.repairs.columns) == ['repair', 'id', 'note']
+        assert list(zip(q.repairs.id, q.repairs.repair)) == [('b', 'turned by its EXIF orientation'), ('b', 'colour made grey'), ('d', 'window shows nothing, percentiles instead')]
+    assert repr(p) == 'Pixels: 7 images of 16 x 16, 1 unreadable, 2 repaired'
+    assert p.geometry('b') == Geometry(29, 21, 16)
+    assert len(cache_pixels(cohort.take(list('ac')), 16, tmp_path/'cache').repairs) == 0
+
+def swap_in_place(path, a): # Another picture, with the size and the time of the first
+    old = path.stat()
+    Image.fromarray(a).save(path.with_name('new'), 'bmp')
+    os.replace(path.with_name('new'), path)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (old.st_size, old.st_mtime_ns)
+
+def overwrite(path, a): # The same, in the same file
+    old = path.stat()
+    f = io.BytesIO(); Image.fromarray(a).save(f, 'bmp')
+    with open(path, 'r+b') as out: out.write(f.getvalue())
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+@pytest.mark.skipif(os.name != 'posix', reason='the time of a change is of POSIX')
+@pytest.mark.parametrize('swap', [swap_in_place, overwrite])
+@pytest.mark.parametrize('finished', [True, False])
+def test_a_replaced_file_of_equal_size_and_time_is_noticed(cohort, tmp_path, swap, finished):
+    Image.fromarray(picture(2)).save(tmp_path/'2.png', 'bmp'); os.utime(tmp_path/'2.png', (1e9, 1e9))
+    if not finished: (tmp_path/'7.png').write_bytes(b'broken')
+    try: cache_pixels(cohort, 16, tmp_path/'cache')
+    except ValueError: assert not finished
+    Image.fromarray(picture(7)).save(tmp_path/'7.png')
+    swap(tmp_path/'2.png', 255 - picture(2))
+    check_content(cache_pixels(cohort, 16, tmp_path/'cache'), cohort)
+
+TWO = """
+import sys, pandas as pd
+from mmpkd.cohort import Cohort
+from mmpkd import images
+root, n = sys.argv[1], int(sys.argv[2])
+ids = [f'i{k}' for k in range(n)]
+c = Cohort(pd.DataFrame(dict(image_id=ids, patient_id=ids, split='test', image=[f'{k}.png' for k in range(n)], y=1)), ['y'], root=root)
+real = images._grey
+reads = []
+def spy(path, *a): reads.append(path); return real(path, *a)
+images._grey = spy
+print('ready', flush=True)
+sys.stdin.readline()
+p = images.cache_pixels(c, 32, root + '/cache', n_jobs=1)
+print(p.digest(), len(p), len(reads))
+"""
+
+def test_two_processes_fill_one_cache_together(tmp_path):
+    n = 60
+    for k in range(n): Image.fromarray(np.random.default_rng(k).integers(0, 255, (300, 300), dtype=np.uint8)).save(tmp_path/f'{k}.png')
+    both = [subprocess.Popen([sys.executable, '-c', TWO, str(tmp_path), str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for p in both: assert p.stdout.readline() == 'ready\n'
+    for p in both: p.stdin.write('go\n'); p.stdin.flush()
+    said = [p.communicate(timeout=120) for p in both]
+    (a, b), reads = zip(*[(o.split()[:2], int(o.split()[2])) for o, _ in said])
+    assert a == b and a[1] == str(n) and sum(reads) == n                     # and none of the files was read twice
+
+def test_a_second_process_says_that_it_waits(cohort, tmp_path, capsys, monkeypatch):
+    class Busy(images.FileLock):
+        def acquire(self, timeout=None, **k):
+            if timeout == 0: raise images.Timeout(str(self.lock_file))
+            return super().acquire(timeout, **k)
+    monkeypatch.setattr(images, 'FileLock', Busy)
+    check_content(cache_pixels(cohort, 16, tmp_path/'cache'), cohort)
+    assert capsys.readouterr().err == 'Another process reads these images; waiting for it.\n'
+
+def test_a_file_system_without_locks(cohort, tmp_path, monkeypatch):
+    class Unlockable(images.FileLock):
+        def acquire(self, *a, **k): raise NotImplementedError
+    monkeypatch.setattr(images, 'FileLock', Unlockable)
+    check_content(cache_pixels(cohort, 16, tmp_path/'cache'), cohort)
+
+def test_another_process_was_faster(cohort, tmp_path, monkeypatch, reads):
+    "Between the first look and the lock, the cache was finished"
+    folder = cache_pixels(cohort, 16, tmp_path/'cache').folder
+    hidden = folder.rename(tmp_path/'hidden')
+    class Slow(images.FileLock):
+        def acquire(self, *a, **k): hidden.rename(folder); return super().acquire(*a, **k)
+    monkeypatch.setattr(images, 'FileLock', Slow)
+    reads.clear()
+    assert cache_pixels(cohort, 16, tmp_path/'cache').folder == folder and reads == []
+
+
+# Boxes that leave their image by a rounding
+
+def test_a_rounding_is_clipped_and_counted(cohort, pixels):
+    c = with_rois(cohort, x0=[3, 0], y0=[2, 0], x1=[7.5, 23.5], y1=[9, 28])
+    out = clip_regions(c, pixels)
+    assert out.rois[BOX].to_numpy().tolist() == [[3, 2, 7.5, 9], [0, 0, 23, 27]] and check_regions(out, pixels) == []
+    assert out.repairs.to_numpy().tolist() == [['box clipped to its image', 'h', 'by 1 pixels']] and out.repair_counts().to_dict() == {'box clipped to its image': 1}
+    assert c.rois.x1.tolist() == [7.5, 23.5] and len(c.repairs) == 0         # the cohort itself is as it was
+    assert out.items is c.items and list(out.rois['mask']) == list(c.rois['mask'])
+
+@pytest.mark.parametrize('change', [dict(x1=[7, 24.5]), dict(y1=[9, 28.01]), dict(x0=[3, 23.2], x1=[7, 23.9])])
+def test_what_lies_further_outside_is_refused(cohort, pixels, change):       # the last: nothing would be left
+    c = with_rois(cohort, **change)
+    assert clip_regions(c, pixels) is c
+    with pytest.raises(ValueError, match="of image 'h' leaves the image"): check_regions(clip_regions(c, pixels), pixels)
+
+def test_slack_is_an_argument_and_repairs_add_up(cohort, pixels):
+    c = with_rois(cohort, x1=[7, 25])
+    assert clip_regions(c, pixels, slack=2).rois.x1.tolist() == [7, 23] and clip_regions(c, pixels, slack=0) is c
+    twice = clip_regions(with_rois(clip_regions(c, pixels, 2), y1=[9, 27.5]), pixels)
+    assert len(twice.repairs) == 1
+    again = clip_regions(c, pixels, 2); again.rois['y1'] = [9, 27.5]
+    assert clip_regions(again, pixels).repairs.note.tolist() == ['by 2 pixels', 'by 0.5 pixels']
+
+def test_negative_corners_are_clipped_too(cohort, pixels):                   # a cohort refuses them; a loader may not
+    c = with_rois(cohort)
+    c.rois['x0'] = [-.5, 0]
+    assert clip_regions(c, pixels).rois.x0.tolist() == [0, 0]
+
+def test_no_regions_nothing_to_clip(cohort, pixels, tmp_path):
+    none = Cohort(cohort.items, ['mass'], root=cohort.root)
+    assert clip_regions(none, pixels) is none and clip_regions(cohort, pixels) is cohort
+    (tmp_path/'7.png').write_bytes(b'broken')
+    some = cache_pixels(cohort, 16, tmp_path/'cache', skip_unreadable=True)
+    c = with_rois(cohort, x1=[7, 23.5])
+    assert clip_regions(c, some) is c                                        # of an image that was skipped nothing is known
 
 
 def test_show_draws_fewer_than_asked_for(cohort):
