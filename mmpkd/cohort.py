@@ -500,7 +500,7 @@ def _split_box_column(table, what): # A table whose boxes are in one column, wit
         if order is None: raise ValueError(f'{what}: column {c!r} may hold x, y, w, h or x0, y0, x1, y1; rename it to bbox_xywh or bbox_xyxy')
         four = [_four(v, f'{what}, row {k}, column {c!r}') for k, v in enumerate(table[c], 1)]
         names = BOX if order == 'xyxy' else EXTENTS[0]
-        return table.drop(columns=[c, *names], errors='ignore').join(pd.DataFrame(four, table.index, names, float))
+        return table.drop(columns=c).assign(**dict(zip(names, np.array(four, float).reshape(-1, 4).T)))
     return table
 
 def as_boxes(
