@@ -33,8 +33,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from .cohort import BOX, SPLITS, Cohort, column_kinds, is_amount, repair_table
-from .images import Pixels, mask_box, read_image, read_mask, resize_mask, show_image
+from .cohort import BOX, SPLITS, Cohort, column_kinds, is_amount
+from .images import Pixels, mask_box, read_image, read_mask, read_noted, resize_mask, show_image
 from .mimic import find_names, fold_text, hide_counts, misspelt_names
 
 # %% ../nbs/08_audit.ipynb #dd58a964
@@ -161,13 +161,13 @@ def plainness(
     a:np.ndarray # (h, w) `uint8`; large ones are sampled
 ) -> float: # 0 to 1
     "Share of the most common grey value, with its two neighbours"
-    step = max(1, max(a.shape)//256)
+    step = max(1, max(a.shape)//128)
     counts = np.bincount(a[::step, ::step].ravel(), minlength=256)
     return np.convolve(counts, [1, 1, 1]).max()/counts.sum()
 
 def small_copy(
     a:np.ndarray, # (h, w) `uint8`
-    size:int=192 # Longer side, in pixels; a smaller image stays as it is
+    size:int=128 # Longer side, in pixels; a smaller image stays as it is
 ) -> np.ndarray: # (h', w') `uint8`
     "An image small enough to be kept"
     h, w = a.shape
@@ -180,7 +180,7 @@ def look(
     keep:bool=False # Also keep a small copy?
 ) -> tuple: # What `IMAGE` names, None, notes of what was repaired, small copy; or None, the reason, (), None
     "What the audit keeps of one image"
-    try: a, notes = read_image(path), []
+    try: a, notes = read_noted(path)
     except (ValueError, OSError) as e: return None, _reason(e), (), None
     d = hashlib.blake2b(repr(a.shape).encode(), digest_size=8)
     d.update(np.ascontiguousarray(a))
@@ -276,7 +276,7 @@ def _split_paths(cohort): # Paths of images by `image_id`, of masks by row of `r
 # %% ../nbs/08_audit.ipynb #18794db4
 def some_with_regions(
     cohort:Cohort,
-    n:int=500, # At most so many
+    n:int=300, # At most so many
     seed:int=0 # Of the draw
 ) -> list: # Of `image_id`, in random order
     "One image with a region of interest of each patient, of `n` patients"
@@ -321,7 +321,7 @@ def _look_in_cache(cohort, paths, masks, pixels, keep=()): # The same from a cac
     images['plain'] = pd.Series([plainness(_content(pixels, i)) for i in here], here, dtype=float)
     why = pixels.unreadable.set_index('image_id').reason
     images['reason'] = [None if i in pixels.rows else why.get(i, 'not in the pixel cache') for i in paths.index]
-    notes = getattr(pixels, 'repairs', repair_table()).groupby('id').repair.agg(tuple)
+    notes = pixels.repairs.groupby('id').repair.agg(tuple)
     images['notes'] = [notes.get(i, ()) for i in paths.index]
     images['small'] = pd.Series({i: small_copy(_content(pixels, i)) for i in keep if i in pixels.rows}, dtype=object)
     lost = [None if os.path.isfile(cohort.root/m) else 'missing file' for m in masks]
@@ -691,7 +691,7 @@ def _column_text(columns, k=40): # The same, narrow enough
     t = _readable(columns.head(k))
     t = t.assign(kind=_column_of_words(t.kind, 13))
     others = t.drop(columns=['column', 'of class']).astype(str)
-    taken = sum(max(len(c), others[c].map(cell_len).max()) + 1 for c in others)
+    taken = sum(max(len(c), others[c].map(cell_len).max()) + 1 for c in others) + 1
     classes = _column_of_words(t['of class'], max(8, (WIDTH - taken)//3))
     columns_left = WIDTH - taken - max(8, classes.map(cell_len).max()) - 1
     t = t.assign(**{'of class': classes, 'column': _column_of_words(t.column, columns_left)})

@@ -287,7 +287,7 @@ def test_cbis(shared_data, task, leaks):
 
 def test_without_pixels(case, monkeypatch):
     def refuse(*_, **__): raise AssertionError('a file was opened')
-    for f in ('read_image', 'read_mask'): monkeypatch.setattr(f'mmpkd.audit.{f}', refuse)
+    for f in ('read_image', 'read_noted', 'read_mask'): monkeypatch.setattr(f'mmpkd.audit.{f}', refuse)
     truncate(case), wide_box(case), across(case), delete(case)
     a = audit(cohort_of(case), pixels=False)
     assert names(a) == {'pixels not looked at', 'unreadable image'} and a.unreadable.image_id.tolist() == ['im005']
