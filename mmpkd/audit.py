@@ -692,9 +692,10 @@ def _column_text(columns, k=40): # The same, narrow enough
     t = t.assign(kind=_column_of_words(t.kind, 13))
     others = t.drop(columns=['column', 'of class']).astype(str)
     taken = sum(max(len(c), others[c].map(cell_len).max()) + 1 for c in others) + 1
-    classes = _column_of_words(t['of class'], max(8, (WIDTH - taken)//3))
-    columns_left = WIDTH - taken - max(8, classes.map(cell_len).max()) - 1
-    t = t.assign(**{'of class': classes, 'column': _column_of_words(t.column, columns_left)})
+    left = WIDTH - taken - 1                                                          # for the two columns of names
+    classes = min(max(12, left - t.column.map(cell_len).max()), t['of class'].map(cell_len).max())
+    t = t.assign(**{'of class': _column_of_words(t['of class'], classes)})
+    t['column'] = _column_of_words(t.column, left - max(len('of class'), classes))
     return _table_text(t, index=False, justify='left') + (f'\n… and {len(columns)-k} more columns' if len(columns) > k else '')
 
 # %% ../nbs/08_audit.ipynb #7ef36b8a
@@ -828,10 +829,11 @@ def audit(
 # %% ../nbs/08_audit.ipynb #1ccd4d7a
 def _spread(cohort, n, seed): # `image_id` of `n` images: those with regions first, in turn from each split and label
     t = cohort.items[['image_id', 'split', *cohort.labels]].sample(frac=1, random_state=seed)
-    rois = cohort.rois.drop_duplicates('image_id').set_index('image_id').label
-    label = t.image_id.map(rois).fillna(t[cohort.labels].astype(float).fillna(0).idxmax(axis=1))
-    turn = t.groupby([t.split, label]).cumcount()
-    t = t.assign(bare=~t.image_id.isin(rois.index), turn=turn, order=t.split.map(SPLITS.index), label=label)
+    region = dict(zip(cohort.rois.image_id, cohort.rois.label))
+    positive = (t[cohort.labels] == 1).to_numpy().argmax(axis=1)
+    label = [cohort.labels.index(region[i]) if i in region else k for i, k in zip(t.image_id, positive)]
+    t = t.assign(bare=[i not in region for i in t.image_id], order=t.split.map(SPLITS.index), label=label)
+    t['turn'] = t.groupby(['bare', 'order', 'label']).cumcount()
     return t.sort_values(['bare', 'turn', 'order', 'label'], kind='stable').image_id.head(n).tolist()
 
 def _drawable(s): # Characters that the font lacks become a question mark
@@ -879,7 +881,7 @@ def contact_sheet(
     ids = _spread(cohort, n, seed)
     columns = max(1, min(6, len(ids)))
     rows = max(1, -(-len(ids)//columns))
-    fig = Figure(figsize=(1.9*columns, .4 + 2.1*rows), layout='constrained')
+    fig = Figure(figsize=(1.9*columns, .4 + 2.1*rows), dpi=100, layout='constrained')
     axs = fig.subplots(rows, columns, squeeze=False).ravel()
     t = cohort.items.set_index('image_id', drop=False)
     for ax in axs: ax.axis('off')
