@@ -24,7 +24,7 @@ from joblib import Parallel, delayed
 from pydicom.errors import InvalidDicomError
 from rich.progress import track
 
-from .cohort import BOX, Cohort, need_columns, patient_split, read_table, repair_table
+from .cohort import BLANKS, BOX, Cohort, need_columns, patient_split, read_table, repair_table
 from .images import mask_box, resize_mask
 
 # %% ../nbs/03_cbis.ipynb #2b2c88ae
@@ -253,7 +253,7 @@ def read_cases(
 ) -> tuple[pd.DataFrame, list]: # One row per abnormality: `image_id` of its own, and `of`, the image it is on; repairs
     "One of the four tables, checked"
     path = find_csv(root, task, part, csvs)
-    t = _short_names(read_table(path), task, path.name)
+    t = _short_names(read_table(path, blanks=BLANKS), task, path.name)
     for c, values in _RANGES.items(): t[c] = _whole_numbers(t[c], values, f'{path.name}, column {c!r}')
     for c, values in dict(side=['LEFT', 'RIGHT'], view=['CC', 'MLO'], pathology=CLASSES).items(): t[c] = _one_of(t[c], values, f'{path.name}, column {c!r}')
     for c in ('patient_id', 'abnormality'):

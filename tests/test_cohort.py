@@ -266,7 +266,7 @@ def test_one_label_by_its_name(files): assert Cohort.from_table(files/'items.csv
 def test_files_that_are_none(files):
     with pytest.raises(FileNotFoundError, match='no table at .*gone.csv'): read_table(files/'gone.csv')
     (files/'t.xlsx').touch()
-    with pytest.raises(ValueError, match=r't.xlsx: it must be a .csv, .tsv, .csv.gz, .tsv.gz or .parquet file'): read_table(files/'t.xlsx')
+    with pytest.raises(ValueError, match=r't.xlsx: .* save it as .csv'): read_table(files/'t.xlsx')
     with pytest.raises(ValueError, match="the table has no column 'nodule'; its columns are image_id"): Cohort.from_table(files/'items.csv', ['nodule'])
     with pytest.raises(ValueError, match="items has no column 'note'"): Cohort.from_table(files/'items.csv', LABELS, text='note')
 
@@ -291,7 +291,7 @@ def test_a_damaged_gzip_names_its_file(tmp_path, damage):
     (tmp_path/'t.csv.gz').write_bytes(damage((tmp_path/'t.csv.gz').read_bytes()))
     with pytest.raises(ValueError, match='cannot read the table .*t.csv.gz'): read_table(tmp_path/'t.csv.gz')
 
-@pytest.mark.parametrize('name,data', [('t.csv', b''), ('t.csv', 'image_id,ä\n1,ö\n'.encode('latin-1')), ('t.parquet', b'PAR1 not'), ('t.csv', b'a,b\n1,2\n1,2,3\n')])
+@pytest.mark.parametrize('name,data', [('t.csv', b''), ('t.csv', 'image_id,Grösse\n1,размер\n'.encode('cp1251', 'ignore')), ('t.parquet', b'PAR1 not'), ('t.csv', b'a,b\n1,2\n1,2,3\n')])
 def test_a_file_that_is_no_table_names_itself(tmp_path, name, data):
     (tmp_path/name).write_bytes(data)
     with pytest.raises(ValueError, match=f'cannot read the table .*{name}'): read_table(tmp_path/name)
