@@ -28,8 +28,8 @@ import mmpkd
 from .arms import arm_labels, arm_title, has_soft_labels, is_control, needs_teacher, read_arm
 from .attention import AttentionMaps, attention_maps, check_maps
 from .audit import Audit, audit
-from .cohort import Cohort, repair_table
-from .images import Pixels, cache_pixels, check_regions
+from .cohort import Cohort
+from .images import Pixels, cache_pixels, check_regions, clip_regions
 from .intervals import differences
 from .localization import Convention, peaks_in_nothing, truth_of
 from .localizers import Localizer, score_localizer, student_localizer, trivial_localizers
@@ -357,10 +357,10 @@ def usable(
     cohort:Cohort, # As it was loaded
     pixels:Pixels # Its pixel cache
 ) -> Cohort: # The same, if all is well
-    "The cohort that a run works on: without images that could not be read"
-    if not len(pixels.unreadable): return cohort
+    "The cohort that a run works on: without images that could not be read, and with boxes clipped to their images"
     lost = cohort.items.image_id.isin(pixels.unreadable.image_id)
-    return cohort.take(cohort.items.image_id[~lost]).check()
+    if lost.any(): cohort = cohort.take(cohort.items.image_id[~lost]).check()
+    return clip_regions(cohort, pixels)
 
 # %% ../nbs/40_experiment.ipynb #50fed937
 def _same_settings(out, config):
@@ -511,8 +511,7 @@ def _check_numbers(seeds, n_jobs):
         if not (isinstance(value, int) and value > 0): raise ValueError(f'{name} must be a whole number above 0, not {value!r}')
 
 def _repairs(cohort, pixels): # {kind: how often}, of tables and of pictures
-    made = pd.concat([cohort.repairs, getattr(pixels, 'repairs', repair_table())])
-    return made.repair.value_counts(sort=False).to_dict()
+    return pd.concat([cohort.repairs, pixels.repairs]).repair.value_counts(sort=False).to_dict()
 
 def _keep_answers(out, cohort, pixels, arms, seeds):
     "What was asked for, and of which data; with this file a run is finished"
