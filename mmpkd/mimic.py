@@ -6,14 +6,17 @@ Docs: https://mmpkd.github.io/mmpkd/mimic.html.md"""
 
 # %% auto #0
 __all__ = ['SECTIONS', 'PRIORITY', 'READABLE', 'MASKED_TERMS', 'UNCERTAIN', 'BLANK', 'CHEXPERT', 'ROI_LABELS', 'ROI_CLASSES',
-           'section_name', 'sections', 'report_text', 'mask_labels', 'hard_labels', 'read_labels', 'plain_boxes',
-           'ms_cxr', 'coco_boxes', 'ellipse_boxes', 'reflacx', 'read_rois', 'size_boxes', 'scale_boxes', 'clip_boxes',
-           'fit_boxes', 'find_table', 'image_table', 'image_suffix', 'read_header', 'view_of', 'mimic_cohort']
+           'section_name', 'sections', 'report_text', 'fold_text', 'find_names', 'mask_labels', 'one_edit',
+           'misspelt_names', 'hide_counts', 'hard_labels', 'read_labels', 'plain_boxes', 'ms_cxr', 'coco_boxes',
+           'ellipse_boxes', 'reflacx', 'read_rois', 'size_boxes', 'scale_boxes', 'clip_boxes', 'fit_boxes',
+           'find_table', 'image_table', 'image_suffix', 'read_header', 'view_of', 'mimic_cohort']
 
 # %% ../nbs/02_mimic.ipynb #d72446c1
-import json, re, sys
+import json, re, sys, unicodedata
 from difflib import get_close_matches
+from collections import Counter
 from functools import lru_cache
+from itertools import groupby
 from os import PathLike
 from pathlib import Path
 
@@ -95,40 +98,191 @@ MASKED_TERMS = {
     'Pneumonia': ['pneumonia', 'pneumonic', 'bronchopneumonia', 'pneumonitis', 'infection', 'infectious', 'infectious process'],
     'Pneumothorax': ['pneumothorax', 'hydropneumothorax', 'hemopneumothorax', 'PTX']}
 
+# %% ../nbs/02_mimic.ipynb #dd41b163
+_UNSPACED = '\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u31ff\u3400-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff'
+_MARKS = ''.join(c for c in map(chr, range(0x300, 0x3100)) if unicodedata.category(c)[0] == 'M')
+_CLUSTER = re.compile(rf'.[{_MARKS}\u1160-\u11ff\uff9e\uff9f]*', re.S)        # a letter and what is written on it
+_ACCENTS = re.compile('[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670]')   # of Latin, Greek, Cyrillic, Hebrew and Arabic letters
+_PLAIN = str.maketrans(dict(zip('ıłøđðħæœþ', ['i', 'l', 'o', 'd', 'd', 'h', 'ae', 'oe', 'th'])))   # letters that Unicode does not take apart
+
+@lru_cache(2**16)
+def _fold(cluster): # One letter with its marks
+    if unicodedata.category(cluster[0]) == 'Cf' and cluster[0] != '\u00ad': return ''
+    s = unicodedata.normalize('NFKC', cluster)
+    if not cluster[0].isalnum(): return s if len(s) == 1 and not s.isalnum() else cluster   # a sign stays a sign
+    s = _ACCENTS.sub('', unicodedata.normalize('NFD', s.casefold()))
+    return unicodedata.normalize('NFC', s).translate(_PLAIN)
+
+def fold_text(
+    text:str # Any text
+) -> tuple: # The folded text; where each of its characters begins and ends in the original, (N, 2) int, or None if nothing moved
+    "A text as names are searched in it: without case, accents and compatibility forms"
+    if text.isascii(): return text.lower(), None
+    clusters = _CLUSTER.findall(text)
+    folded, ends = [_fold(c) for c in clusters], np.cumsum([len(c) for c in clusters])
+    spans = np.stack([ends - [len(c) for c in clusters], ends], axis=1)
+    return ''.join(folded), spans.repeat([len(f) for f in folded], axis=0)
+
 # %% ../nbs/02_mimic.ipynb #c394b754
 _HYPHEN = '[-\u00ad\u2010\u2011\u2013]'
+_ENDINGS = [('itis', 'itis|itides'), ('y', 'y|ys|ies'), ('is', 'is|es'), ('x', 'xs?|xes|ces'),
+            ('ة', 'ة|ه|ات|ت(?:ان|ين|ه|ها|هم|ي)'), ('ה', 'ה|ת|ות')]
+_ARABIC, _HEBREW = '\u0620-\u064a\u066e-\u06d3', '\u05d0-\u05ea'
+
+def _units(word): # Folded letters of a word, and the regular expression of each
+    folded, units = '', []
+    for c in _CLUSTER.findall(word):
+        f = _fold(c)
+        spelt_out = unicodedata.normalize('NFC', c).lower() in 'äöüø'
+        folded, units = folded + f, units + [re.escape(x) for x in f[:-1]] + [re.escape(x) + 'e?'*spelt_out for x in f[-1:]]
+    if len(folded) >= 5: units = [u + '?'*bool(re.match('[aou]e.', folded[k-1:])) if k else u for k, u in enumerate(units)]
+    return folded, units
+
+def _length(word): return len(_units(word)[0]) + len(re.findall('[äöü]', unicodedata.normalize('NFC', word).lower())) # Letters, umlauts spelt out
+
+def _spell(units): # Letters in a row, or with the end of a line between them; a slash may stand between blanks
+    def between(a, b): return r'\s*' if re.match(f'[{_UNSPACED}]', a) or '/' in (a, b) else rf'(?:{_HYPHEN}\s*)?'
+    return ''.join(a + between(a, b) for a, b in zip(units, units[1:])) + ''.join(units[-1:])
 
 def _plural(word): # Regular expression for singular and plural of a word
-    spell = lambda w: rf'(?:{_HYPHEN}\s*)?'.join(map(re.escape, w))
-    for end, forms in (('y', 'y|ys|ies'), ('itis', 'itis|itides'), ('is', 'is|es'), ('x', 'xs?|xes|ces')):
-        if word.endswith(end): return spell(word.removesuffix(end)) + f'(?:{_HYPHEN}\\s*)?(?:{forms})'
-    return spell(word) + '(?:s|es)?'
+    folded, units = _units(word)
+    for end, forms in _ENDINGS:
+        if folded.endswith(end) and len(folded) > len(end): return _spell([*units[:-len(end)], f'(?:{forms})'])
+    if re.search(f'[{_ARABIC}]$', folded): return _spell(units) + '(?:ات|ان|ين|ون|ها|هم|ه|ي)?'
+    if re.search(f'[{_HEBREW}]$', folded): return _spell(units) + '(?:ים|ות|י)?'
+    german = '|e|n|en' if word[:1].isupper() and not word.isupper() and _length(word) >= 5 else ''
+    return _spell(units) + (f'(?:s|es{german})?' if re.search('[a-z0-9]$', folded) else '')
 
 # %% ../nbs/02_mimic.ipynb #afed79f3
-def _term(term): # Regular expression of a term; the ellipsis is its only group
-    gap = rf"(\s+(?:(?!(?:and|or|but|with)\b)[\w'-]+\s+){{0,4}})"
-    return gap.join(rf'(?:\s|{_HYPHEN})*'.join(map(_plural, part.split())) for part in term.lower().split('…'))
+def _words(name): # Words of a name, which blanks, underscores and hyphens separate
+    return [w for w in re.split(rf'[\s_]+|(?<=[^\W_]){_HYPHEN}(?=[^\W_])', name) if _units(w)[0]]
+
+def _term(term): # Regular expression of a term; the ellipses are its only groups
+    gap = r"(\s+(?:(?!(?:and|or|but|with)\b)[\w'-]+\s+){0,4})"
+    return gap.join(rf'(?:\s|{_HYPHEN}|(?<!_)_(?!_))*'.join(map(_plural, _words(part))) for part in term.split('…'))
+
+# %% ../nbs/02_mimic.ipynb #db31e68b
+_LETTER = rf'(?:[^\W_{_UNSPACED}]|[{"".join(c for c in _MARKS if not re.match(f"[{_UNSPACED}]", c))}])'
+_PREFIXES = {_ARABIC: 'و ف ب ل ك ال لل وال فال بال كال ولل وب ول'.split(), _HEBREW: 'ה ו ב ל מ כ ש וה וב ול ומ שה מה כש'.split()}
+
+def _start(part, compounds): # What must hold before the first word, `part`
+    folded = _units(part)[0]
+    if not folded[:1].isalnum() or re.match(f'[{_UNSPACED}]', folded): return ''
+    for script, prefixes in _PREFIXES.items():
+        if re.match(f'[{script}]', folded): return f'(?:(?<!{_LETTER})|' + '|'.join(f'(?<=(?<!{_LETTER}){p})' for p in prefixes) + ')'
+    longer = rf'(?:(?!\d){_LETTER}){{3,}}'
+    return f'(?<!{_LETTER})' + f'(?:{longer})?'*(compounds and _length(part) >= 5)
+
+def _end(part): # What must hold behind the last word, `part`
+    last = _units(part)[0][-1:]
+    if re.match(f'[{_UNSPACED}]', last): return f'(?![{_MARKS}])'                 # not in the middle of a letter
+    return f'(?!{_LETTER})' if re.match(_LETTER, last) else ''
 
 # %% ../nbs/02_mimic.ipynb #face9948
+def _bounds(term, compounds): # The term without an ellipsis at its ends; what must hold before it and behind it
+    bare = term.strip('…').strip()
+    words = _words(bare.replace('…', ' '))
+    if not words: raise ValueError('a term to be masked must not be empty')
+    before = f'(?<!{_LETTER}){_LETTER}*' if term[0] == '…' else _start(words[0], compounds)
+    return bare, before, f'{_LETTER}*' if term[-1] == '…' else _end(words[-1])
+
 @lru_cache
-def _pattern(terms): # One regular expression for all terms, the longest first
-    terms = sorted({t.strip() for t in terms}, key=lambda t: (-len(t), t))
+def _pattern(terms, compounds=True): # One regular expression for all terms, the longest first
+    terms = sorted({t.strip().replace('...', '…') for t in terms}, key=lambda t: (-len(t), t))
     if '' in terms: raise ValueError('a term to be masked must not be empty')
-    return re.compile(rf"(?<![^\W_])(?:{'|'.join(map(_term, terms))})(?![^\W_])", re.I)
+    alike = groupby([_bounds(t, compounds) for t in terms], key=lambda b: b[1:])
+    return re.compile('|'.join(f"{before}(?:{'|'.join(_term(b[0]) for b in group)}){behind}" for (before, behind), group in alike), re.I)
+
+# %% ../nbs/02_mimic.ipynb #58bc32d8
+def _original(spans, start, end): # The place in the original of a place in the folded text
+    return (start, end) if spans is None else (int(spans[start, 0]), int(spans[end - 1, 1]))
+
+def _covered(m): # Parts of a match that are names; a gap without a word in it belongs to them
+    gaps = [m.span(k) for k in range(1, len(m.groups()) + 1) if m[k] and m[k].strip()]
+    edges = [m.start(), *[e for gap in gaps for e in gap], m.end()]
+    return list(zip(edges[::2], edges[1::2]))
+
+def find_names(
+    text:str, # Any text
+    names:list, # Terms, as in `MASKED_TERMS`
+    compounds:bool=True # Does a long word also count at the end of a longer one?
+) -> list: # (start, end) of each in the text, end exclusive
+    "Where a text names something, in any script and spelling"
+    folded, spans = fold_text(text)
+    found = [part for m in _pattern(tuple(names), compounds).finditer(folded) for part in _covered(m)]
+    return [_original(spans, *part) for part in found]
 
 # %% ../nbs/02_mimic.ipynb #ea12cffc
+def _flat(terms): return tuple(t for ts in terms.values() for t in ([ts] if isinstance(ts, str) else ts))
+
 def mask_labels(
     text:str, # Any text
     terms:dict=MASKED_TERMS, # Finding -> its names; an ellipsis stands for up to four words that stay
-    token:str='[MASK]' # What stands in their place
+    token:str='[MASK]', # What stands in their place
+    compounds:bool=True # Does a long word also count at the end of a longer one? See above
 ) -> str: # No term is left in it
     "The text with the names of the findings covered; raises a `ValueError` if the token itself is a name"
-    if not any(terms.values()): return text
-    pattern = _pattern(tuple(t for ts in terms.values() for t in ([ts] if isinstance(ts, str) else ts)))
-    if any(map(pattern.search, (token, f'{token} {token}', f'{token} x {token}'))): raise ValueError(f'the token {token!r} is itself one of the terms to be masked')
-    cover = lambda m: token + m[m.lastindex] + token if m.lastindex and m[m.lastindex].strip() else token
-    while pattern.search(text): text = pattern.sub(cover, text)        # what stood in the gap may be a name as well
+    names = _flat(terms)
+    if not names: return text
+    risky = (token, f'{token} {token}', f'{token} x {token}')
+    if any(find_names(t, names, compounds) for t in risky): raise ValueError(f'the token {token!r} is itself one of the terms to be masked')
+    while places := find_names(text, names, compounds):                # what stood in a gap may be a name as well
+        kept = [text[a:b] for a, b in zip([0, *[b for _, b in places]], [*[a for a, _ in places], len(text)])]
+        text = token.join(kept)
     return text
+
+# %% ../nbs/02_mimic.ipynb #3db40c71
+def _common(a, b): # Length of the common beginning
+    return next((k for k, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+def one_edit(
+    a:str, # A word
+    b:str # Another
+) -> bool:
+    "Whether one letter more, less or other, or two neighbours exchanged, make one word of the other"
+    k = _common(a, b)
+    a, b = a[k:], b[k:]
+    k = _common(a[::-1], b[::-1])
+    a, b = a[:len(a)-k], b[:len(b)-k]
+    return a != b and (max(len(a), len(b)) == 1 or (len(a) == 2 and a == b[::-1]))
+
+# %% ../nbs/02_mimic.ipynb #deb14580
+def _phrase_counts(texts, sizes): # Runs of so many words in the folded texts, and how many texts have each
+    counts = Counter()
+    for t in texts:
+        words = re.findall(rf'{_LETTER}+', fold_text(t)[0])
+        counts.update({' '.join(words[k:k+n]) for n in sizes for k in range(len(words) - n + 1)})
+    return counts
+
+def _near(name, counts, known): # Phrases one edit away from a folded name that are not words of their own
+    def own(p): # Another name or a plural; a form of the word; or frequent, and more so than the name
+        frequent = counts[p] >= 10 and 0 < counts[name] < counts[p]
+        return known.search(p) or (p[:-1] == name and p[-1] in 'drly') or frequent
+    return [p for p in counts if abs(len(p) - len(name)) <= 1 and one_edit(name, p) and not own(p)]
+
+def misspelt_names(
+    texts:pd.Series, # Reports; blanks are passed over
+    names:list # Names to look for
+) -> pd.DataFrame: # `name`, `spelling` (folded), `reports`; the most frequent first
+    "Spellings in the reports that are one edit away from a name"
+    folded = {n: ' '.join(_units(w)[0] for w in _words(n)) for n in names if '…' not in n}
+    folded = {n: f for n, f in folded.items() if len(f) >= 5}
+    counts = _phrase_counts(texts.dropna().astype(str), {f.count(' ') + 1 for f in folded.values()})
+    known = _pattern(tuple(names)) if folded else None
+    rows = [(n, p, counts[p]) for n, f in folded.items() for p in _near(f, counts, known)]
+    return pd.DataFrame(sorted(rows, key=lambda r: (-r[2], r[1])), columns=['name', 'spelling', 'reports'])
+
+# %% ../nbs/02_mimic.ipynb #f50f440f
+def hide_counts(
+    texts:pd.Series, # Reports before anything is hidden; blanks are passed over
+    words:list # Words to be hidden
+) -> pd.DataFrame: # `word`, `reports` that contain it, `misspelt`: spellings that stay, with the number of their reports
+    "How many reports contain each word that is to be hidden"
+    folded = [fold_text(t)[0] for t in texts.dropna().astype(str)]
+    near = misspelt_names(texts, words).groupby('name')
+    listed = {n: ', '.join(f'{s} ({k})' for s, k in zip(t.spelling, t.reports)) for n, t in near}
+    rows = [(w, sum(bool(_pattern((w,)).search(t)) for t in folded), listed.get(w, '')) for w in dict.fromkeys(words)]
+    return pd.DataFrame(rows, columns=['word', 'reports', 'misspelt'])
 
 # %% ../nbs/02_mimic.ipynb #3ba7d404
 UNCERTAIN = dict(ignore=np.nan, positive=1., negative=0.)
@@ -487,7 +641,7 @@ def _read_report(path, section, terms, token): # The text, or None; and what is 
     if not _WORDS.search(report): return None, ('report empty', 'no text in the file')
     text = report_text(report, section)
     if not text: return None, ('report without the section', f'nothing to read for section={section!r}')
-    return mask_labels(text, terms or {}, token), None
+    return mask_labels(text, terms or {}, token, compounds=False), None
 
 # %% ../nbs/02_mimic.ipynb #6a8aa672
 def _reports_folder(root, reports, paths): # The folder that the reports are relative to
