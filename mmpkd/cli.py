@@ -6,23 +6,26 @@ Docs: https://mmpkd.github.io/mmpkd/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'run_app', 'audit_app', 'teacher_app', 'phantom_app', 'grid_app', 'quality_app', 'transfer_app', 'console',
-           'PhantomPath', 'PhantomN', 'PhantomSeed', 'Dirt', 'Root', 'Out', 'Arms', 'Seeds', 'Jobs', 'SkipUnreadable',
-           'Report', 'TeacherName', 'TextModel', 'TeacherPerSeed', 'Preset', 'Matched', 'Lam', 'Temperature', 'Size',
-           'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau', 'ConventionText', 'UNUSED', 'DEFAULTS',
-           'DEMO', 'main_options', 'phantom_mimic_command', 'phantom_cbis_command', 'busbra', 'mimic', 'cbis',
-           'print_columns', 'table', 'auto_teacher', 'read_convention', 'training_config', 'print_table', 'print_run',
-           'finish', 'run', 'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach', 'add_command', 'reliability',
-           'demo', 'predict', 'main']
+           'PhantomPath', 'PhantomN', 'PhantomSeed', 'Dirt', 'Root', 'Out', 'Arms', 'Seeds', 'Jobs', 'IgnoreAudit',
+           'SkipUnreadable', 'Report', 'TeacherName', 'TextModel', 'TeacherPerSeed', 'Preset', 'Matched', 'Lam',
+           'Temperature', 'Size', 'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau', 'ConventionText',
+           'UNUSED', 'DEFAULTS', 'DEMO', 'tell', 'main_options', 'phantom_mimic_command', 'phantom_cbis_command',
+           'busbra', 'mimic', 'cbis', 'print_table', 'print_columns', 'table', 'read_jobs', 'auto_teacher',
+           'read_convention', 'training_config', 'print_run', 'leave_sheet', 'before_training', 'finish', 'run',
+           'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach', 'add_command', 'reliability', 'demo', 'predict',
+           'main']
 
 # %% ../nbs/43_cli.ipynb #48a9f779
-import sys, warnings
+import logging, os, sys, warnings
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from . import __version__
 
@@ -38,7 +41,16 @@ quality_app = typer.Typer(no_args_is_help=True, help='Teachers that learned from
 transfer_app = typer.Typer(no_args_is_help=True, help='Go on training the students of another run on a data set, without a teacher.')
 for name, part in dict(run=run_app, grid=grid_app, quality=quality_app, transfer=transfer_app, audit=audit_app, teacher=teacher_app, phantom=phantom_app).items():
     app.add_typer(part, name=name)
-console = Console()
+
+# %% ../nbs/43_cli.ipynb #90539255
+console = Console(markup=False, emoji=False, highlight=False)
+
+def tell(
+    text, # What to say
+    whole:bool=False # Leave the line whole, as a path should be, rather than wrap it at the width of the terminal
+):
+    "Print words as they are"
+    console.print(Text(str(text)), soft_wrap=whole)
 
 # %% ../nbs/43_cli.ipynb #1ab5986c
 def _version(value:bool):
@@ -57,14 +69,14 @@ Dirt = Annotated[bool, typer.Option(help='With the faults of a real download, in
 def phantom_mimic_command(path:PhantomPath, n:PhantomN=200, seed:PhantomSeed=0, release:Annotated[str, typer.Option(help="'dicom' or 'jpg'.")]='dicom', dirt:Dirt=True):
     "Chest radiographs with reports, as MIMIC-CXR is downloaded."
     from mmpkd.phantom_mimic import phantom_mimic
-    console.print(f'Written: {phantom_mimic(path, n, seed, release=release, dirt=dirt)}', highlight=False, soft_wrap=True)
+    tell(f'Written: {phantom_mimic(path, n, seed, release=release, dirt=dirt)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #67ca5b6c
 @phantom_app.command('cbis')
 def phantom_cbis_command(path:PhantomPath, n:PhantomN=120, seed:PhantomSeed=0, dirt:Dirt=True):
     "Mammograms with masks and metadata, as CBIS-DDSM is downloaded."
     from mmpkd.phantom_cbis import phantom_cbis
-    console.print(f'Written: {phantom_cbis(path, n, seed, dirt=dirt)}', highlight=False, soft_wrap=True)
+    tell(f'Written: {phantom_cbis(path, n, seed, dirt=dirt)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #51c15947
 def busbra(
@@ -118,6 +130,38 @@ def cbis(
     from mmpkd.cbis import cbis_cohort
     return cbis_cohort(root, task, classes, valid, without=tuple(without or ()), cross=cross, missing=missing, cache=cache)
 
+# %% ../nbs/43_cli.ipynb #9d17fa3c
+def _cells(column): # What a column shows
+    return ['–' if v is None or v != v else f'{v:.3f}' if isinstance(v, float) else str(v) for v in column]
+
+def _blocks(widths, width): # Numbers of the columns that stand side by side; the first is repeated in each block
+    blocks, used = [[]], widths[0]
+    for i, w in enumerate(widths[1:], 1):
+        if blocks[-1] and used + 1 + w > width:
+            blocks.append([])
+            used = widths[0]
+        blocks[-1].append(i)
+        used += 1 + w
+    return [[0, *b] for b in blocks]
+
+def print_table(
+    t, # A table of numbers or text; its index is shown
+    title:str='', # Above it
+    words:tuple=() # Columns of words, which stand at the left
+):
+    "A table on the terminal: columns for which there is no room stand below the others, and no word or number is broken"
+    t = t.reset_index()
+    heads = [' '.join(c).strip() if isinstance(c, tuple) else str(c) for c in t]
+    columns = [_cells(t.iloc[:, i]) for i in range(len(heads))]
+    widths = [max(map(cell_len, (head, *cells))) for head, cells in zip(heads, columns)]
+    if title: tell(title)
+    for block in _blocks(widths, console.width):
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+        for i in block: table.add_column(Text(heads[i]), justify='left' if i == 0 or heads[i] in words else 'right', no_wrap=True, overflow='ignore')
+        for row in zip(*[columns[i] for i in block]): table.add_row(*map(Text, row))
+        console.print(table, crop=False, soft_wrap=True)
+        title = ''
+
 # %% ../nbs/43_cli.ipynb #ff943a73
 def print_columns(
     items, # The table
@@ -126,53 +170,76 @@ def print_columns(
     "The columns in use: what each is for, and what it looks like"
     from mmpkd.cohort import column_kinds
     kinds = column_kinds(items[[c for c in roles if c in items]])
-    table = Table('Column', 'Used as', 'Looks like', 'Values', 'Missing', box=None, padding=(0, 1, 0, 0), title='Columns', title_justify='left')
-    for r in kinds.itertuples(): table.add_row(r.Index, roles[r.Index], r.kind, str(r.values), f'{r.missing:.1%}')
-    Console(width=max(console.width, 100)).print(table)
+    shown = {'Used as': [roles[c] for c in kinds.index], 'Looks like': kinds.kind, 'Values': kinds['values'], 'Missing': [f'{v:.1%}' for v in kinds.missing]}
+    table = kinds.assign(**shown)[[*shown]].rename_axis('Column')
+    print_table(table, 'Columns', words=('Used as', 'Looks like'))
 
 # %% ../nbs/43_cli.ipynb #64fc512d
 def _hide(items, text, words): # The table, whose reports lack these words
     from mmpkd.mimic import mask_labels
-    return items.assign(**{text: [mask_labels(r, dict(hidden=words)) if isinstance(r, str) else r for r in items[text]]})
+    def hidden(report, terms): return mask_labels(report, dict(hidden=terms)) if isinstance(report, str) else report
+    for w in words:
+        found = sum(hidden(r, [w]) != r for r in items[text].dropna())
+        tell(f'Hidden: {w!r}, found in {found} of {len(items)} reports' if found else f'WARNING: {w!r} is to be hidden, and no report has it')
+    return items.assign(**{text: [hidden(r, words) for r in items[text]]})
 
 # %% ../nbs/43_cli.ipynb #1b91a4a8
 def _column_roles(image_id, patient, image, labels, tabular, split, text, masks): # Column -> what it is used as
     roles = {image_id: 'image name', patient: 'patient', image: 'image path'} | {c: 'label' for c in labels} | {c: 'metadata' for c in tabular or ()}
-    return roles | {c: role for c, role in ((split, 'split'), (text, 'report'), (masks, 'mask path')) if c}
+    return {c: role for c, role in (roles | {split: 'split', text: 'report', masks: 'mask path'}).items() if c}
+
+def _named_or(column, usual, items): # The column that was named, or the usual one if it is there; None for 'none'
+    if column is not None: return None if column.lower() == 'none' and column not in items else column
+    return usual if usual in items else None
+
+# %% ../nbs/43_cli.ipynb #fa068850
+def _mask_regions(items, masks, label, image_id, image, root, task): # Regions from a column of mask paths
+    from mmpkd.cohort import image_paths
+    from mmpkd.images import mask_rois
+    if len(label) > 1: raise ValueError('--masks goes with one 0/1 label, or with one column of classes; else give --boxes FILE, which may have a column mask')
+    classes = items[label[0]] if task == 'multiclass' else label[0]
+    return mask_rois(items.assign(image_id=items[image_id], label=classes, image=image_paths(items, image)), root, masks)
 
 # %% ../nbs/43_cli.ipynb #b35d3d29
 def table(
-    table:Annotated[Path, typer.Option(help='One row per image: .csv, .tsv (also .gz) or .parquet.')],
-    label:Annotated[list[str], typer.Option(help='Label column (0, 1 or blank); may be given several times. With --task multiclass: the one column that names the class.')],
+    table:Annotated[Path, typer.Option(help='One row per image: .csv, .tsv, .txt (also .gz), .xlsx, .parquet, or the .json of COCO.')],
+    label:Annotated[list[str], typer.Option(help='Label column (0, 1 or blank); may be given several times. With --task multiclass or --label-sep: the one column that names the classes.')],
     root:Annotated[Path, typer.Option(help='Folder that the paths in the table are relative to.')]=Path('.'),
     text:Annotated[str|None, typer.Option(help='Column with the report.')]=None,
     tabular:Annotated[list[str]|None, typer.Option(help='Column with privileged metadata; may be given several times.')]=None,
     hide:Annotated[list[str]|None, typer.Option(help="Word or phrase to hide from a teacher that reads the reports, such as the label's own name, in any case and number; may be given several times.")]=None,
-    boxes:Annotated[Path|None, typer.Option(help='Table of boxes: image_id, label (if there are several), and x0,y0,x1,y1 or x,y,w,h in original pixels.')]=None,
-    masks:Annotated[str|None, typer.Option(help='Column of the table with the path of the lesion mask (one label only).')]=None,
+    boxes:Annotated[Path|None, typer.Option(help='Table of boxes: image_id, the class (if there are several), and x0,y0,x1,y1 or x,y,w,h in original pixels.')]=None,
+    box_label:Annotated[str, typer.Option(help='Column of the boxes with the class.')]='label',
+    masks:Annotated[str|None, typer.Option(help="Column of the table with the path of the lesion mask, or of several with ';' between them (one label or one column of classes).")]=None,
     task:Annotated[str, typer.Option(help="'multilabel' or 'multiclass'.")]='multilabel',
+    label_sep:Annotated[str|None, typer.Option(help="What separates several classes in the label column, such as '|'.")]=None,
+    classes:Annotated[list[str]|None, typer.Option('--class', help='Class to take from the label column; may be given several times. By default all.')]=None,
     image_id:Annotated[str, typer.Option(help='Column that names the image.')]='image_id',
-    patient:Annotated[str, typer.Option(help='Column that tells patients apart.')]='patient_id',
-    image:Annotated[str, typer.Option(help='Column with the path of the image.')]='image',
-    split:Annotated[str|None, typer.Option(help="Column with train, valid and test; without it, a column 'split' is taken or a split by patients is made.")]=None,
+    patient:Annotated[str|None, typer.Option(help="Column that tells patients apart; by default patient_id, if there is one. Without one, or with 'none', each image is its own patient.")]=None,
+    image:Annotated[str, typer.Option(help="Column with the path of the image, or a pattern such as 'images/{patientId}.dcm'.")]='image',
+    split:Annotated[str|None, typer.Option(help="Column with train, valid and test; by default split, if there is one. Without one, or with 'none', a split by patients is made.")]=None,
     valid:Annotated[float, typer.Option(help='Share of images for validation, if a split is made.')]=.1,
     test:Annotated[float, typer.Option(help='Share of images for testing, if a split is made.')]=.2,
     split_seed:Annotated[int, typer.Option(help='Of the split, if one is made.')]=0,
 ):
     "Your own table: reports, metadata or both are privileged."
-    from mmpkd.cohort import Cohort, need_columns, read_table
-    from mmpkd.images import mask_rois
+    from mmpkd.cohort import Cohort, need_columns, read_noted_table
     if boxes and masks: raise ValueError('where are the lesions? Give --boxes FILE or --masks COLUMN, one of them')
-    if masks and (len(label) > 1 or task != 'multilabel'): raise ValueError('--masks goes with one 0/1 label; with several classes give --boxes FILE, which may have a column mask')
-    items = read_table(table, (image_id, patient))
-    split = split or ('split' if 'split' in items else None)
-    roles = _column_roles(image_id, patient, image, label, tabular, split, text, masks)
+    if masks and label_sep: raise ValueError('--masks does not say which of several classes it is of; give --boxes FILE, which may have a column mask')
+    names = label if task == 'multiclass' or label_sep else []
+    items, repairs = read_noted_table(table, (image_id, patient, image, split, masks, *names))
+    patient, split = _named_or(patient, 'patient_id', items), _named_or(split, 'split', items)
+    roles = _column_roles(image_id, patient, None if '{' in image else image, label, tabular, split, text, masks)
     need_columns(items, [*roles], table.name)
     print_columns(items, roles)
-    if not split: console.print(f'No split is given: one is made by patients, {valid:.0%} for validation and {test:.0%} for testing (seed {split_seed}).', highlight=False)
-    rois = mask_rois(items[items[masks].notna()].assign(image_id=items[image_id], label=label[0]), root, masks) if masks else boxes
+    if not patient: tell('No column tells patients apart: each image is its own patient.')
+    if not split: tell(f'No split is given: one is made by patients, {valid:.0%} for validation and {test:.0%} for testing (seed {split_seed}).')
+    rois = _mask_regions(items, masks, label, image_id, image, root, task) if masks else boxes
     if hide and text: items = _hide(items, text, hide)
-    return Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem, valid, test, split_seed)
+    cohort = Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem, valid, test, split_seed,
+                               label_sep, box_label, classes or None, repairs)
+    if len(cohort.repairs): tell('Repairs: ' + '; '.join(f'{k} ({v})' for k, v in cohort.repair_counts().items()))
+    return cohort
 
 # %% ../nbs/43_cli.ipynb #91c98397
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
@@ -180,13 +247,18 @@ Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: b
                                         "the controls label-smoothing, class-mean, shuffled, permuted, self-distillation; or 'all'. "
                                         "An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'.")]
 Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
-Jobs = Annotated[int, typer.Option(min=1, help='Students trained at a time, each with its share of the cores; 1 on a GPU.')]
+def read_jobs(text): # 'auto' or a number
+    if text == 'auto' or str(text).isdecimal() and int(text) > 0: return text if text == 'auto' else int(text)
+    raise typer.BadParameter(f"must be 'auto' or a whole number above 0, not {text!r}")
+
+Jobs = Annotated[str, typer.Option(parser=read_jobs, metavar='auto|N', help="Students trained at a time, each on one core; 'auto': as many as there are cores, and 1 on a GPU.")]
+IgnoreAudit = Annotated[bool, typer.Option('--ignore-audit', help='Train although the audit of the data finds errors; the report says so. Without it they stop the run.')]
 SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out images that cannot be decoded, and count them in the report; without it they are an error.')]
 Report = Annotated[bool, typer.Option('--report', help='The whole report: also under other conventions, agreement between seeds, '
                                                        'and whether the maps depend on what was learned. Takes longer.')]
 
 # %% ../nbs/43_cli.ipynb #ae449615
-TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked.")]
+TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked. 'none': baseline, label-smoothing and self-distillation alone.")]
 TextModel = Annotated[str|None, typer.Option(help="For --teacher bert: name on the model hub, or a folder.")]
 TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
 Preset = Annotated[str|None, typer.Option(help="'paper': the teacher as close to the paper's as it can be known.")]
@@ -208,9 +280,9 @@ ConventionText = Annotated[str, typer.Option('--convention', help="How maps are 
 # %% ../nbs/43_cli.ipynb #196d4a5f
 def auto_teacher(
     cohort # A `Cohort`
-) -> str:
+) -> str: # 'none' if nothing is privileged
     "The teacher for what is privileged in this cohort"
-    if not (cohort.text or cohort.tabular): raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both')
+    if not (cohort.text or cohort.tabular): return 'none'
     return 'stacked' if cohort.text and cohort.tabular else 'bow' if cohort.text else 'forest'
 
 # %% ../nbs/43_cli.ipynb #72a811b7
@@ -262,19 +334,6 @@ def training_config(
     return make_config(auto_teacher(cohort) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset=preset, teacher_per_seed=teacher_per_seed, lam=lam, T=T,
                        matched=matched, size=size, epochs=epochs, lr=lr, bs=bs, augment=augment, weights=weights, precision=precision, convention=({} if tau is None else dict(tau=tau)) | read_convention(convention), data=data, **more)
 
-# %% ../nbs/43_cli.ipynb #2533b274
-def print_table(
-    t, # A table of numbers or text; its index is shown
-    title:str=''
-):
-    "A table on the terminal, as wide as it needs to be"
-    t = t.reset_index()
-    table = Table(title=title, title_justify='left', box=None, padding=(0, 1, 0, 0))
-    text = [['–' if v is None or v != v else f'{v:.3f}' if isinstance(v, float) else str(v) for v in row] for row in t.itertuples(index=False)]
-    for i, c in enumerate(t): table.add_column(' '.join(c).strip() if isinstance(c, tuple) else str(c), justify='left' if i == 0 else 'right', no_wrap=True)
-    for row in text: table.add_row(*row)
-    Console(width=max(console.width, 130, Console(width=1000).measure(table).maximum)).print(table)
-
 # %% ../nbs/43_cli.ipynb #27d3d687
 def print_run(
     run, # A finished `Run`
@@ -283,23 +342,55 @@ def print_run(
     "A finished run, on the terminal"
     from mmpkd.report import caveats, table1
     t = table1(run)
-    if t['No box'].str.fullmatch('0.000( ± 0.000)?').all(): t = t.drop(columns='No box')
+    if 'No box' in t and t['No box'].str.fullmatch('0.000( ± 0.000)?').all(): t = t.drop(columns='No box')
     print_table(t, f"{run.asked['cohort']}, {run.seeds} seed{'s' if run.seeds > 1 else ''}: mean ± sd")
     teacher = ', '.join(f'{v:.3f} {k}' for k, v in run.teacher['auroc'].items())
-    console.print(f"Teacher AUROC{f', mean of {run.seeds} teachers' if len(run.teacher_seeds) > 1 else ''}: {teacher}\n", highlight=False)
-    for text in [*run.verdicts().values(), *caveats(run)]: console.print(text, highlight=False)
-    console.print(f'\nReport: {page}', highlight=False, soft_wrap=True)
+    several = f', mean of {run.seeds} teachers' if len(run.teacher_seeds) > 1 else ''
+    if teacher: tell(f'Teacher AUROC{several}: {teacher}')
+    tell('')
+    for text in [*run.verdicts().values(), *caveats(run)]: tell(text)
+    tell(f'\nReport: {page}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #190d6bb3
+def leave_sheet(
+    cohort, # The `Cohort`
+    path:Path, # Where to
+    pixels=None # Its pixel cache, if there is one
+):
+    "Draw a sample of images with their boxes, and say where the sheet lies"
+    import matplotlib.pyplot as plt
+    import mmpkd.audit
+    contact_sheet = getattr(mmpkd.audit, 'contact_sheet', None)
+    if contact_sheet is None: return
+    from mmpkd.report import plain_words
+    figure = plain_words(contact_sheet)(cohort, pixels)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    tell(f'Images with their boxes, to look at: {path}', whole=True)
+
+def before_training(
+    out:Path # The run folder
+): # What `run_experiment` calls ahead of the first training
+    "Sum up the audit, and leave a sheet of images"
+    def look(cohort, pixels, found):
+        tell(found.title)
+        told = found.findings[found.findings.severity != 'note']
+        for severity, part in told.groupby('severity', sort=False):
+            tell(f"{severity.upper()}: {', '.join(f'{r.name} ({r.count})' for r in part[['name', 'count']].itertuples(index=False, name='Row'))}")
+        tell(f"All of it: {Path(out)/'audit.json'}", whole=True)
+        leave_sheet(cohort, Path(out)/'contact_sheet.png', pixels)
+    return look
+
 def finish(
     cohort, # The `Cohort`
     config:dict, # From `make_config`
     out:Path, # The run folder
     arms:str, # Separated by commas, or 'all'
     seeds:int, # Per arm
-    jobs:int, # Units at a time
+    jobs:int|str='auto', # Units at a time
     skip_unreadable:bool=False, # Leave out what cannot be decoded
-    report:bool=False # Also everything that needs the students once more
+    report:bool=False, # Also everything that needs the students once more
+    ignore_audit:bool=False # Train although the audit finds errors
 ):
     "Run what is missing, write the report, print the result"
     from mmpkd.arms import arms_for
@@ -307,10 +398,10 @@ def finish(
     from mmpkd.localization import CONVENTIONS
     from mmpkd.report import write_report
     names = arms_for(config['teacher']) if arms == 'all' else [a.strip() for a in arms.split(',')]
-    run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable)
+    run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable, ignore_audit=ignore_audit, before=before_training(out))
     print_run(run, write_report(run, cohort))
     if not report: return
-    console.print('The rest of the report takes the students once more ...')
+    tell('The rest of the report takes the students once more ...')
     write_report(run, cohort, CONVENTIONS, jobs)
 
 # %% ../nbs/43_cli.ipynb #ce70ff5a
@@ -320,13 +411,14 @@ def run(
     out:Out,
     arms:Arms='baseline,out-of-fold',
     seeds:Seeds=5,
-    jobs:Jobs=1,
+    jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
+    ignore_audit:IgnoreAudit=False,
     report:Report=False,
 ):
     "Baseline against MMPKD: train, look, score, report"
     cohort = load()
-    finish(cohort, config(cohort), out, arms, seeds, jobs, skip_unreadable, report)
+    finish(cohort, config(cohort), out, arms, seeds, jobs, skip_unreadable, report, ignore_audit)
 
 # %% ../nbs/43_cli.ipynb #a2c211d5
 def numbers(text, option): # Numbers separated by commas
@@ -342,17 +434,20 @@ def grid(
     lams:Annotated[str, typer.Option(help='Weights λ, separated by commas.')]='0.1,0.3,0.5,0.7',
     temperatures:Annotated[str, typer.Option(help='Temperatures T, separated by commas.')]='1',
     seeds:Seeds=5,
-    jobs:Jobs=1,
+    jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
+    ignore_audit:IgnoreAudit=False,
 ):
     "λ and T by validation AUROC"
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import grid, grid_table, sensitivity, show_grid, show_pareto
     cohort = load()
-    run = grid(cohort, out, config(cohort), arm, numbers(lams, '--lams'), numbers(temperatures, '--temperatures'), seeds=seeds, n_jobs=jobs, skip_unreadable=skip_unreadable)
+    run = grid(cohort, out, config(cohort), arm, numbers(lams, '--lams'), numbers(temperatures, '--temperatures'), seeds=seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
+               ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'grid', grid_table(run), show_grid(run)), 'AUROC on validation images')
-    print_table(write_study(run, 'sensitivity', sensitivity(run), show_pareto(run)), 'On test images, where nothing is chosen')
-    console.print(f'\nReport: {write_report(run, cohort)}', highlight=False, soft_wrap=True)
+    if run.localizes: print_table(write_study(run, 'sensitivity', sensitivity(run), show_pareto(run)), 'On test images, where nothing is chosen')
+    else: tell('No test image has a region of interest, so that prediction is not held against localization.')
+    tell(f'\nReport: {write_report(run, cohort)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #dc626395
 def quality(
@@ -361,16 +456,18 @@ def quality(
     out:Out,
     shares:Annotated[str, typer.Option(help='Parts of the training patients that the teacher learns from, separated by commas.')]='0.05,0.2,1',
     seeds:Seeds=5,
-    jobs:Jobs=1,
+    jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
+    ignore_audit:IgnoreAudit=False,
 ):
     "Teachers of growing quality, and their students"
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import quality, quality_table, show_quality
     cohort = load()
-    run = quality(cohort, out, config(cohort), numbers(shares, '--shares'), seeds=seeds, n_jobs=jobs, skip_unreadable=skip_unreadable)
+    run = quality(cohort, out, config(cohort), numbers(shares, '--shares'), seeds=seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
+               ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'quality', quality_table(run), show_quality(run)), 'The teacher out of fold, and its students')
-    console.print(f'\nReport: {write_report(run, cohort)}', highlight=False, soft_wrap=True)
+    tell(f'\nReport: {write_report(run, cohort)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #142cf431
 def transfer(
@@ -379,18 +476,20 @@ def transfer(
     out:Out,
     start:Annotated[Path, typer.Option('--from', help='A finished run folder, whose students go on training here.')],
     seeds:Annotated[int|None, typer.Option(min=1, help='Students per arm; as many as that run has.')]=None,
-    jobs:Jobs=1,
+    jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
+    ignore_audit:IgnoreAudit=False,
 ):
     "Students of another run go on training here, without a teacher"
     from mmpkd.experiment import Run
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import show_transfer, transfer, transfer_table
     source, cohort = Run(start), load()
-    run = transfer(source, cohort, out, config(cohort, teacher=source.config['teacher']), seeds, n_jobs=jobs, skip_unreadable=skip_unreadable)
+    run = transfer(source, cohort, out, config(cohort, teacher=source.config['teacher']), seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
+               ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'transfer', transfer_table(run), show_transfer(run)), f"From {source.asked['cohort']} to {cohort.name}")
-    for text in run.verdicts().values(): console.print(text, highlight=False)
-    console.print(f'\nReport: {write_report(run, cohort)}', highlight=False, soft_wrap=True)
+    for text in run.verdicts().values(): tell(text)
+    tell(f'\nReport: {write_report(run, cohort)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #41a44bf2
 def audit(
@@ -399,12 +498,18 @@ def audit(
     json:Annotated[Path|None, typer.Option(help='Also write the audit to this JSON file.')]=None,
     leak:Annotated[float, typer.Option(help='A privileged column that alone reaches this AUROC is warned of.')]=.95,
     jobs:Annotated[int, typer.Option(help='Threads that decode; -1 for as many as there are cores.')]=-1,
+    sheet:Annotated[Path, typer.Option(help='Where to draw a sample of images with their boxes.')]=Path('contact_sheet.png'),
 ):
     "What is in the data, what was repaired, what would invalidate a result; exit code 1 if anything would"
     from mmpkd.audit import audit
-    a = audit(load(), pixels, jobs, leak)
-    print(a)
+    try: cohort = load()
+    except ValueError as e:
+        tell(f'ERROR: this is no cohort yet. {e}', whole=True)             # what is redirected to a file should hold it, too
+        raise
+    a = audit(cohort, pixels, jobs, leak)
+    tell(a, whole=True)
     if json: a.save(json)
+    if pixels: leave_sheet(cohort, sheet)
     if not a.ok: raise typer.Exit(1)
 
 # %% ../nbs/43_cli.ipynb #9abb481d
@@ -421,11 +526,12 @@ def teach(
     from mmpkd.teachers import teacher_table
     cohort = load()
     name = auto_teacher(cohort) if teacher == 'auto' else teacher
+    if name == 'none': raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both')
     t = teacher_table(cohort, name, seeds, folds, preset=preset, **(dict(model=text_model) if text_model else {}))
-    console.print(f"{cohort.name}, teacher {name!r}, {seeds} seed{'s' if seeds > 1 else ''}: mean ± sd", highlight=False)
-    table = Table('Asked about', 'macro AUROC', box=None, padding=(0, 1, 0, 0))
-    for c in t: table.add_row(c, plus_minus(t.loc['mean', c], t.loc['sd', c] if seeds > 1 else float('nan'), 3))
-    console.print(table)
+    tell(f"{cohort.name}, teacher {name!r}, {seeds} seed{'s' if seeds > 1 else ''}: mean ± sd")
+    sds = t.loc['sd'] if seeds > 1 else t.loc['sd']*float('nan')
+    told = [plus_minus(mean, sd, 3) for mean, sd in zip(t.loc['mean'], sds)]
+    print_table(t.loc[['mean']].T.rename_axis('Asked about').assign(**{'macro AUROC': told})[['macro AUROC']])
 
 # %% ../nbs/43_cli.ipynb #0c75c549
 UNUSED = dict(grid=('lam', 'temperature', 'matched'), quality=('matched',), transfer=('teacher', 'text_model', 'preset', 'teacher_per_seed', 'lam', 'temperature', 'matched'))   # options that would do nothing
@@ -483,7 +589,7 @@ def demo(
     informative:Annotated[float, typer.Option(help='Share of reports that belong to their patient; 0 makes the privileged information useless.')]=1.,
     arms:Arms='baseline,out-of-fold',
     phantom_seed:Annotated[int, typer.Option(help='Seed of the phantom itself.')]=1,
-    jobs:Jobs=1,
+    jobs:Jobs='auto',
     report:Report=False,
     says:Annotated[str|None, typer.Option(help="With labels that name a side: the reports say 'what' there is, or also 'where'.")]=None,
 ):
@@ -497,11 +603,13 @@ def demo(
 
 # %% ../nbs/43_cli.ipynb #a902ce26
 def _convention_of(student, tau): # `student` is its folder
-    import json
+    from mmpkd.experiment import read_json
     from mmpkd.localization import Convention
-    unit = json.loads((student/'unit.json').read_text()) if (student/'unit.json').is_file() else {}
-    kept = unit.get('convention', {})
-    if tau is not None and kept.get('rule') in ('mean', 'otsu'): raise ValueError(f"--tau does nothing here: the run of this student cuts its maps by the rule {kept['rule']!r}")
+    path = student/'unit.json'
+    kept = read_json(path) if path.is_file() else {}
+    try: kept = Convention(**kept.get('convention', {})).to_dict()
+    except (TypeError, AttributeError) as e: raise ValueError(f'{path} is not what `mmpkd run` writes: {e}') from e
+    if tau is not None and kept['rule'] in ('mean', 'otsu'): raise ValueError(f"--tau does nothing here: the run of this student cuts its maps by the rule {kept['rule']!r}")
     return Convention(**(kept | ({} if tau is None else dict(tau=tau))))
 
 # %% ../nbs/43_cli.ipynb #98924b4a
@@ -532,18 +640,47 @@ def predict(
     from mmpkd.student import Student
     s, a = Student.load(student), read_image(image, frame)
     p, heat, boxes = _look(s, a, _convention_of(student, tau))
-    for label, value in p.items(): console.print(f'{label}: {value:.3f}', highlight=False)
-    for b in boxes: console.print(f'box x0={b[0]} y0={b[1]} x1={b[2]} y1={b[3]}', highlight=False)
+    for label, value in p.items(): tell(f'{label}: {value:.3f}')
+    for b in boxes: tell(f'box x0={b[0]} y0={b[1]} x1={b[2]} y1={b[3]}')
     figure = show_localization(a, heat, boxes).figure
     figure.savefig(out, dpi=150, bbox_inches='tight')
     plt.close(figure)
-    console.print(f'Drawn: {out}', highlight=False, soft_wrap=True)
+    tell(f'Drawn: {out}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #399ba15d
+def _quiet():
+    "Libraries' warnings and their logs stay off the terminal, in other processes too; not where somebody asks for them with -W or PYTHONWARNINGS"
+    if not sys.warnoptions:
+        warnings.simplefilter('ignore')
+        os.environ['PYTHONWARNINGS'] = 'ignore'
+    os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    logging.getLogger().setLevel(logging.ERROR)
+
+def _any_terminal():
+    "A terminal or pipe that cannot show a character gets a question mark, and no error"
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
+
+def _in_words(e): # An exception as a line, or as a line and a list
+    if hasattr(e, 'format_message'): return f"{e.format_message()} (see {e.ctx.command_path if getattr(e, 'ctx', None) else 'mmpkd'} --help)"
+    if isinstance(e, OSError) and e.filename is not None: return f'{e.strerror}: {e.filename}'
+    if isinstance(e, (ValueError, OSError, ImportError)): return str(e)
+    return f"{type(e).__name__}: {' '.join(str(e).split())} (not foreseen; with MMPKD_TRACEBACK=1 the command shows where)"
+
+def _fail(e): # Say it, and give the exit code
+    if type(e).__name__ in ('NoArgsIsHelpError', 'Abort'): return getattr(e, 'exit_code', 130)      # the help was printed; Ctrl-C
+    line = Text.assemble(('error: ', 'bold red'), _in_words(e))
+    Console(stderr=True, markup=False, emoji=False, highlight=False).print(line, soft_wrap=True)
+    return 2
+
 def main():
-    "The `mmpkd` command"
-    warnings.filterwarnings('ignore', category=FutureWarning)   # of libraries, at import; nothing a user could change
-    try: app()
-    except (ValueError, OSError) as e:
-        Console(stderr=True).print(f'[bold red]error:[/] {str(e).replace("[", chr(92) + "[")}', highlight=False, soft_wrap=True)
-        sys.exit(1)
+    "The `mmpkd` command; exit code 1 is that of an audit that is not ok, 2 that of every error"
+    _quiet()
+    _any_terminal()
+    try: code = app(standalone_mode=False)
+    except KeyboardInterrupt: code = 130
+    except Exception as e:
+        if os.environ.get('MMPKD_TRACEBACK'): raise
+        code = _fail(e)
+    sys.exit(code or 0)

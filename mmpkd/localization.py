@@ -7,8 +7,9 @@ Docs: https://mmpkd.github.io/mmpkd/localization.html.md"""
 # %% auto #0
 __all__ = ['GRID', 'FLOOR', 'COLUMNS', 'TAUS', 'CONVENTIONS', 'Convention', 'pixel_auroc', 'average_precision', 'pointing_hit',
            'mass_inside', 'shuffled_auroc', 'normalize', 'otsu', 'hot_pixels', 'predicted_boxes', 'iou', 'best_iou',
-           'fill_boxes', 'box_fpr', 'heat_of', 'pixel_scores', 'box_scores', 'score_image', 'show_localization',
-           'truth_of', 'Regions', 'levels', 'PooledAUROC', 'score_conventions', 'score_maps', 'tune_tau']
+           'fill_boxes', 'box_fpr', 'heat_of', 'empty_patches', 'peaks_in_nothing', 'pixel_scores', 'box_scores',
+           'score_image', 'show_localization', 'truth_of', 'Regions', 'levels', 'PooledAUROC', 'score_conventions',
+           'score_maps', 'tune_tau']
 
 # %% ../nbs/30_localization.ipynb #72d88eae
 import hashlib, json, sys
@@ -275,6 +276,40 @@ def heat_of(
     bits += 32
     bits &= -64                                                               # 17 of the 23 bits after the point
     return heat
+
+# %% ../nbs/30_localization.ipynb #2eb4a284
+def _covered(n, offset, size, g): # (g,) share of each of `g` patches along a side that `n` pixels from `offset` on cover
+    cover = np.zeros(size)
+    cover[offset:offset + n] = 1
+    return cover.reshape(g, -1).mean(1)
+
+def empty_patches(
+    geometry:Geometry, # How the image was made square
+    g:int, # Patches along a side
+    square:np.ndarray=None # (size, size) the image as the model sees it, for patches of one grey value
+) -> np.ndarray: # (g, g) bool
+    "Patches mostly in the margin, in a corner, or of one grey value"
+    rows, cols = (_covered(n, o, geometry.size, g) for n, o in zip(geometry.fitted, geometry.offset))
+    empty = np.outer(rows, cols) < .5
+    empty[::max(g - 1, 1), ::max(g - 1, 1)] = True
+    if square is None: return empty
+    s = geometry.size//g
+    patches = np.asarray(square).reshape(g, s, g, s)
+    return empty | (patches.min((1, 3)) == patches.max((1, 3)))
+
+# %% ../nbs/30_localization.ipynb #0ac4af4e
+def peaks_in_nothing(
+    maps:np.ndarray, # (N, g, g) attention maps on the patch grid
+    geometries:list, # (N,) `Geometry` of each image
+    squares=None # N images as the model sees them, if they are at hand
+) -> dict: # 'share' of the images whose map has its maximum in an empty patch, and what a map without preference would have, 'uniform'
+    "How often maps peak where there is nothing to see"
+    rows = []
+    for m, geometry, square in zip(maps, geometries, [None]*len(geometries) if squares is None else squares, strict=True):
+        empty, hottest = empty_patches(geometry, len(m), square), m == m.max()
+        rows.append(((hottest & empty).sum()/hottest.sum(), empty.mean()))
+    share, uniform = np.mean(rows, axis=0)
+    return dict(share=float(share), uniform=float(uniform))
 
 # %% ../nbs/30_localization.ipynb #c41181ee
 def pixel_scores(

@@ -555,13 +555,13 @@ def begin_phantom(
     "Look before writing; raises a `FileExistsError` if something else is there"
     record, knobs = path/'phantom.json', json.loads(json.dumps(knobs))
     if path.is_dir() and any(path.iterdir()):
-        found = json.loads(record.read_text()) if record.is_file() else None
+        found = json.loads(record.read_text(encoding='utf-8')) if record.is_file() else None
         if found is None: raise FileExistsError(f'{path} is not empty and is no phantom; choose another folder')
         done = found.pop('finished', False)
         if found != knobs: raise FileExistsError(f'{path} holds another phantom, made with {found}; choose another folder')
         if done: return False
     path.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(dict(knobs, finished=False), indent=1))
+    record.write_text(json.dumps(dict(knobs, finished=False), indent=1), encoding='utf-8')
     return True
 
 # %% ../nbs/05_phantom.ipynb #b63750e9
@@ -570,7 +570,7 @@ def finish_phantom(
     knobs:dict # As for `begin_phantom`
 ):
     "Note that everything is written"
-    (path/'phantom.json').write_text(json.dumps(dict(knobs, finished=True), indent=1))
+    (path/'phantom.json').write_text(json.dumps(dict(knobs, finished=True), indent=1), encoding='utf-8')
 
 # %% ../nbs/05_phantom.ipynb #0d11c954
 def write_image(
@@ -634,6 +634,6 @@ def phantom_cohort(
     "The phantom as a `Cohort`; raises a `FileNotFoundError` where there is none"
     path = Path(path)
     record = path/'phantom.json'
-    knobs = json.loads(record.read_text()) if record.is_file() else {}
+    knobs = json.loads(record.read_text(encoding='utf-8')) if record.is_file() else {}
     if not knobs.get('finished'): raise FileNotFoundError(f'no finished phantom at {path}; make one with write_phantom({str(path)!r})')
     return Cohort.from_table(path/'table.csv', BY_SIDE if knobs.get('labels') == 'side' else FINDINGS, path/'rois.csv', text='report', tabular=METADATA, root=path, name='phantom')

@@ -692,7 +692,7 @@ def write_truth(
     p.to_csv(path/'planted.csv', index=False, lineterminator='\n')
     counts = {task: p.repair[p.task == task].value_counts(sort=False).to_dict() for task in OF_TASK}
     bad = {task: [i for i, f in faults.items() if f in ('image cannot be opened', 'image truncated') and i.startswith(task.capitalize())] for task in OF_TASK}
-    (path/'planted.json').write_text(json.dumps(dict(counts, unreadable=bad), indent=1))
+    (path/'planted.json').write_text(json.dumps(dict(counts, unreadable=bad), indent=1), encoding='utf-8')
 
 # %% ../nbs/07_phantom_cbis.ipynb #461d0979
 def _write_pictures(

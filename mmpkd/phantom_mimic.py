@@ -245,7 +245,7 @@ def write_ms_cxr(
     "The same boxes as CSV and as COCO"
     folder.mkdir(parents=True, exist_ok=True)
     write_table(rows[MS_CXR_COLUMNS], folder/'MS_CXR_Local_Alignment_v1.1.0.csv')
-    (folder/'MS_CXR_Local_Alignment_v1.1.0.json').write_text(json.dumps(_coco(rows)))
+    (folder/'MS_CXR_Local_Alignment_v1.1.0.json').write_text(json.dumps(_coco(rows)), encoding='utf-8')
 
 # %% ../nbs/06_phantom_mimic.ipynb #20c8bd4a
 _REFLACX_NAMES = {'Cardiomegaly': 'Enlarged cardiac silhouette', 'Consolidation': 'Consolidation', 'Pleural Effusion': 'Pleural effusion', 'Pneumothorax': 'Pneumothorax'}
@@ -373,7 +373,7 @@ def write_reports(
         if c['dirt'] == 'report without the section': report = report[:report.index(' COMPARISON:')].rstrip() + '\n'
         file = path/f"files/p{c['subject_id'][:2]}/p{c['subject_id']}/s{c['study_id']}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(report)
+        file.write_text(report, encoding='utf-8')
 
 # %% ../nbs/06_phantom_mimic.ipynb #7073aaad
 def _roi_rows(cases, images, boxes): # Clean rows for `write_ms_cxr` and for `write_reflacx`
@@ -430,7 +430,7 @@ def phantom_mimic(
     write_tables(path, cases, images, label_table(cases, map(report_text, reports)), release)
     planted = {'view not asked for': int((images.ViewPosition == 'LATERAL').sum()), **write_rois(path, cases, images, boxes, amount)}
     planted |= {k: amount for k in kinds[:-2]} | {'unreadable image': 2*amount} if dirt else {}
-    (path/'planted.json').write_text(json.dumps({k: v for k, v in planted.items() if v}, indent=1))
+    (path/'planted.json').write_text(json.dumps({k: v for k, v in planted.items() if v}, indent=1), encoding='utf-8')
     write_table(cases, path/'truth.csv')
     finish_phantom(path, knobs)
     return path

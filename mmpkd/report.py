@@ -6,28 +6,29 @@ Docs: https://mmpkd.github.io/mmpkd/report.html.md"""
 
 # %% auto #0
 __all__ = ['METRICS', 'MORE_METRICS', 'STYLE', 'table1', 'to_markdown', 'table_note', 'soft_labels_of', 'soft_label_table',
-           'caveats', 'ranked_images', 'figure1', 'figure2', 'data_table', 'report_html', 'write_report', 'write_study',
-           'more_findings']
+           'caveats', 'ranked_images', 'plain_words', 'figure1', 'figure2', 'data_table', 'audit_section',
+           'report_html', 'write_report', 'write_study', 'more_findings']
 
 # %% ../nbs/42_report.ipynb #fc4c3150
 import base64, html, io, json
+from functools import wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .arms import arm_title, read_arm
-from .attention import AttentionMaps, randomisation_check, show_randomisation
+from .arms import EPS, arm_title, read_arm
+from .attention import randomisation_check, show_randomisation
 from .cohort import Cohort
-from .experiment import Run, write_text
+from .experiment import Run, read_json, usable, write_text
 from .images import cache_pixels, read_image
 from .localization import CONVENTIONS, Convention, predicted_boxes, show_localization, truth_of
 from .localizers import LOCALIZERS
 from .soft_labels import calibration, gap, show_calibration
 from .statistics import DIRECTIONS, TITLES, plus_minus, power_table, show_runs, summarize
 from .student import Student
-from .studies import convention_table, flips, reliability_table, show_conventions, show_reliability
+from .studies import convention_table, flips, known_metrics, reliability_table, show_conventions, show_reliability
 
 # %% ../nbs/42_report.ipynb #56169c0f
 METRICS = ('auroc', 'pixel_auroc', 'iou', 'fpr', 'no_box')
@@ -39,8 +40,8 @@ def table1(
     metrics:tuple=METRICS # Columns of `Run.per_seed`
 ) -> pd.DataFrame: # One row per method, text as it is printed
     "The paper's Table 1: mean ± sd over seeds, `**` for a significant improvement, `††` for the contrary, and chance levels"
-    per_seed, tests = run.per_seed(), run.comparison().set_index(['arm', 'metric'])
-    s = summarize(per_seed, list(metrics)).set_index(['arm', 'metric'])
+    metrics, per_seed, tests = known_metrics(run, metrics), run.per_seed(), run.comparison().set_index(['arm', 'metric'])
+    s = summarize(per_seed, metrics).set_index(['arm', 'metric'])
     def cell(arm, m):
         stars = {'improves': '**', 'gets worse': '††'}.get(tests.finding.get((arm, m)), '')
         return plus_minus(s.loc[(arm, m), 'mean'], s.loc[(arm, m), 'sd'], 3) + stars
@@ -50,35 +51,47 @@ def table1(
     return pd.DataFrame(rows).set_index('Method')
 
 # %% ../nbs/42_report.ipynb #5e845b7b
+def _markdown(text): # Words that stand for themselves in a cell
+    return ' '.join(str(text).replace('\\', '\\\\').replace('|', '\\|').replace('<', '&lt;').split())
+
 def to_markdown(
     table:pd.DataFrame # Text, with a named index
 ) -> str:
     "A table in Markdown"
     t = table.reset_index().astype(str)
-    lines = [list(t.columns), ['---']*t.shape[1], *t.to_numpy().tolist()]
+    lines = [[_markdown(v) for v in line] for line in (t.columns, *t.to_numpy())]
+    lines.insert(1, ['---']*t.shape[1])
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
 # %% ../nbs/42_report.ipynb #8a75c2f3
 def _reference(run): return 'the baseline' if run.reference == 'baseline' else arm_title(run.reference)
 
-def _teachers(run): return '' if not run.taught_arms else 'Each seed has a teacher of its own. ' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds. '
+def _teachers(run):
+    if run.config['teacher'] == 'none': return 'There is no teacher. '
+    return '' if not run.taught_arms else 'Each seed has a teacher of its own. ' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds. '
+
+def _columns_note(run): # What the columns about attention mean
+    c = run.config['convention']
+    own = Convention(**c) if Convention(**c) != Convention() else 'nothing'
+    return ("Pixel AUROC: attention against the lesion, mean over images. "
+            "IoU: best-matching box of each image, 0 where none was predicted. "
+            "FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
+            f"All in original pixels. Maps: {c['method']}, block {c['layer']}, heads {c['heads']}, artefacts {c['artefacts']}, {c['interpolation']} interpolation. "
+            f"Boxes: {Convention(**c).cut}. Truth: {c['truth']}. Differs from the default convention in: {own}. ")
 
 def table_note(
     run:Run # A finished run
 ) -> str:
     "What the table shows, in one paragraph"
-    c, n = run.config['convention'], len(run.labels('test'))
-    images = run.scores().image_id.nunique()
-    own = Convention(**c) if Convention(**c) != Convention() else 'nothing'
-    return (f"{run.asked['cohort']}: mean ± standard deviation over {run.seeds} seed{'s' if run.seeds > 1 else ''}; {n} test images, {images} of them with a region of interest. "
-            "AUROC: prediction, mean over classes. Pixel AUROC: attention against the lesion, mean over images. "
-            "IoU: best-matching box of each image, 0 where none was predicted. "
-            "FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
-            f"All in original pixels. Maps: {c['method']}, block {c['layer']}, heads {c['heads']}, artefacts {c['artefacts']}, {c['interpolation']} interpolation. "
-            f"Boxes: {Convention(**c).cut}. Truth: {c['truth']}. Differs from the default convention in: {own}. "
+    images, measured = run.scores().image_id.nunique(), run.localizes
+    regions = f'{images} of them with a region of interest' if measured else 'none of them with a region of interest, so that nothing is localized'
+    family = 'Holm over the localization tests, controls apart; AUROC uncorrected' if measured else 'uncorrected'
+    return (f"{run.asked['cohort']}: mean ± standard deviation over {run.seeds} seed{'s' if run.seeds > 1 else ''}; "
+            f"{len(run.labels('test'))} test images, {regions}. "
+            f"AUROC: prediction, mean over classes. {_columns_note(run) if measured else ''}"
             f"** significantly better than {_reference(run)}, †† significantly worse "
-            "(Mann-Whitney U, exact, 0.05, over seeds on these images; Holm over the localization tests, controls apart; AUROC uncorrected). "
-            f"{_teachers(run)}The last rows are trivial localizers, for which no student was trained.")
+            f"(Mann-Whitney U, exact, 0.05, over seeds on these images; {family}). "
+            f"{_teachers(run)}{'The last rows are trivial localizers, for which no student was trained.' if measured else ''}").strip()
 
 # %% ../nbs/42_report.ipynb #e2e9eedc
 def soft_labels_of(
@@ -99,19 +112,45 @@ def soft_label_table(
 # %% ../nbs/42_report.ipynb #9a58254e
 def _no_better_than_trivial(run): # Sentences
     out, per_seed, trivial = [], run.per_seed().groupby('arm').mean(numeric_only=True), run.trivial().set_index('arm')
-    for m in ('pixel_auroc', 'iou', 'fpr'):
+    for m in [m for m in ('pixel_auroc', 'iou', 'fpr') if m in trivial]:
         sign = 1 if DIRECTIONS[m] == 'higher' else -1
         best, chance = (sign*per_seed[m]).idxmax(), (sign*trivial[m]).idxmax()
         if sign*trivial.loc[chance, m] >= sign*per_seed.loc[best, m]:
             out.append(f'In {TITLES[m]}, no student does better than the trivial localizer "{LOCALIZERS[chance]}" ({trivial.loc[chance, m]:.3f} against {per_seed.loc[best, m]:.3f}).')
     return out
 
+# %% ../nbs/42_report.ipynb #87e8948c
+def _peaks_in_nothing(run): # Sentences
+    peaks, n = run.peaks(), len(run.labels('test'))
+    far = peaks[peaks.share > peaks.uniform + 3*(peaks.uniform*(1 - peaks.uniform)/n)**.5]
+    if not len(far): return []
+    shares = ', '.join(f'{r.share:.0%} ({arm_title(r.Index)})' for r in far.itertuples())
+    masked = run.config['convention']['artefacts'] == 'mask'
+    advice = "although artefacts='mask' leaves outlying tokens out" if masked else "so try artefacts='mask' (--convention artefacts=mask)"
+    return [f'Attention peaks where there is nothing to see, in the margin of the square, in a corner or in a patch of one grey value, in {shares} '
+            f'of the test images; a map without preference would in {far.uniform.mean():.0%}. Such a map says little about lesions, {advice}.']
+
+# %% ../nbs/42_report.ipynb #125c863a
+def _lacks(run): # Sentences
+    out = []
+    if 'pixel_auroc' not in run.per_seed():
+        out.append('No test image has a region of interest: where the students look was not measured, so that there are no localization scores, '
+                   'tests and chance levels.')
+    if run.config['teacher'] == 'none':
+        out.append('Nothing is privileged in these data: there is no teacher, and nothing is said about privileged information. '
+                   f'Label smoothing has the strength ε = {EPS:g}, unless the name of the arm says another.')
+    if errors := [f"{f['name']} ({f['count']})" for f in (run.audit or {}).get('findings', []) if f['severity'] == 'error' and f['name'] not in _SAID]:
+        out.append(f"The audit of the data found errors, and the run went on all the same: {', '.join(errors)}.")
+    return out
+
+_SAID = ('no region in test', 'unreadable image') # findings that have a sentence of their own
+
 # %% ../nbs/42_report.ipynb #d606ebaa
 def caveats(
     run:Run # A finished run
 ) -> list: # Sentences
     "What these numbers do not show"
-    out = _no_better_than_trivial(run)
+    out = _lacks(run) + _no_better_than_trivial(run) + _peaks_in_nothing(run)
     kinds = {a: read_arm(a)[0] for a in run.taught_arms}
     if seen := [a for a, kind in kinds.items() if kind == 'in-sample']:
         gaps = soft_label_table(run)['mean |s - y|']
@@ -131,11 +170,20 @@ def ranked_images(
     return [s.index[round((len(s) - 1)*p/100)] for p in percentiles]
 
 # %% ../nbs/42_report.ipynb #bd291f11
+def plain_words(
+    f # A function that draws
+): # The same, whose texts are taken as they are
+    "Decorator: a `$` in a name is a character, and begins no formula"
+    @wraps(f)
+    def drawn(*args, **kwargs):
+        with plt.rc_context({'text.parse_math': False}): return f(*args, **kwargs)
+    return drawn
+
 def _maps_of(run, arm): # Those of seed 0, and their `Convention`
-    unit = run.unit(arm, 0)
-    return AttentionMaps.load(unit/'attention.npz'), Convention(**json.loads((unit/'unit.json').read_text())['convention'])
+    return run.maps(arm, 0), Convention(**read_json(run.unit(arm, 0)/'unit.json')['convention'])
 
 # %% ../nbs/42_report.ipynb #67981b33
+@plain_words
 def figure1(
     run:Run, # A finished run
     cohort:Cohort, # Its cohort, for the images and regions
@@ -159,13 +207,15 @@ def figure1(
     return fig
 
 # %% ../nbs/42_report.ipynb #dc50861b
+@plain_words
 def figure2(
     run:Run # A finished run
 ) -> plt.Figure:
     "Every seed of every arm, for each metric"
     per_seed, trivial = run.per_seed(), run.trivial()
-    fig, axs = plt.subplots(1, 4, figsize=(2.7*4, 2.6 + .1*max(len(arm_title(a)) for a in run.arms)), layout='constrained')
-    for ax, m in zip(axs, ('auroc', 'pixel_auroc', 'iou', 'fpr')):
+    metrics = known_metrics(run, ('auroc', 'pixel_auroc', 'iou', 'fpr'))
+    fig, axs = plt.subplots(1, len(metrics), squeeze=False, figsize=(2.7*len(metrics), 2.6 + .1*max(len(arm_title(a)) for a in run.arms)), layout='constrained')
+    for ax, m in zip(axs[0], metrics):
         show_runs(per_seed, m, ax=ax)
         ax.set(ylabel='', title=TITLES[m] + (' (lower is better)' if m == 'fpr' else ''))
         ax.set_xticks(range(len(run.arms)), [arm_title(a) for a in run.arms], rotation=60, ha='right', fontsize=8)
@@ -179,6 +229,16 @@ def data_table(
     "What was repaired in the data, and how many images were left out since they could not be decoded"
     counts = run.asked.get('repairs', {}) | ({'image left out, not decoded': n} if (n := len(run.asked.get('unreadable', []))) else {})
     return ['<h2>Repairs of the data</h2>', pd.DataFrame({'count': counts}).rename_axis('repair').to_html(border=0)] if counts else []
+
+# %% ../nbs/42_report.ipynb #01f648b0
+def audit_section(
+    run:Run # A finished run
+) -> list: # HTML; empty for the folder of an older version
+    "What was found in the data, the worst first"
+    if run.audit is None: return []
+    found = pd.DataFrame(run.audit['findings'], columns=['severity', 'name', 'count', 'text']).rename(columns=dict(name='finding', text='what it means'))
+    with pd.option_context('display.max_colwidth', None): table = found.to_html(index=False, border=0)
+    return ['<h2>Audit of the data</h2>', f'<div class="wide words">{table}</div>' if len(found) else _p('Nothing was found.')]
 
 # %% ../nbs/42_report.ipynb #488f2286
 def _without_folders(config):
@@ -197,7 +257,7 @@ STYLE = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem a
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #eee}
 th:first-child,td:first-child{text-align:left;white-space:nowrap}thead th{border-bottom:2px solid #888}img{max-width:100%}
-.note{font-size:.85rem;color:#555}.wide{font-size:.8rem;overflow-x:auto}.verdict{background:#f4f6f8;border-left:4px solid #457;padding:.6rem 1rem}pre{font-size:.8rem;background:#f8f8f8;padding:1rem;overflow:auto}'''
+.words td{text-align:left}.note{font-size:.85rem;color:#555}.wide{font-size:.8rem;overflow-x:auto}.verdict{background:#f4f6f8;border-left:4px solid #457;padding:.6rem 1rem}pre{font-size:.8rem;background:#f8f8f8;padding:1rem;overflow:auto}'''
 
 # %% ../nbs/42_report.ipynb #f34b8e1a
 def _html_table(t): return f'<div class="wide">{t.round(4).to_html(border=0, na_rep="–", index=not isinstance(t.index, pd.RangeIndex))}</div>'
@@ -210,44 +270,74 @@ def _sections(figures, tables): # HTML
             *[f'<h2>{html.escape(title)}</h2>{_html_table(t)}' for title, t in tables.items()]]
 
 # %% ../nbs/42_report.ipynb #ec2d9f53
+def _head(run): # HTML: a question where it can be answered, and what may be said
+    cohort = html.escape(run.asked['cohort'])
+    title = f'Students without a teacher on {cohort}' if run.config['teacher'] == 'none' else f'Does privileged information help on {cohort}?'
+    return [f'<h1>{title}</h1>', *[_p(v, 'verdict') for v in run.verdicts().values()]]
+
+def _table1(run): # HTML: the table, what it shows, and further scores
+    more = known_metrics(run, MORE_METRICS)
+    second = ['<h2>Table 2: further scores, not tested</h2>', table1(run, more).reset_index().to_html(index=False, border=0)] if more else []
+    return ['<h2>Table 1</h2>', table1(run).reset_index().to_html(index=False, border=0), _p(table_note(run), 'note'), *second]
+
+def _tests(run): # {title: table}
+    title = f'Differences from {_reference(run)}, with seeds and patients drawn anew (95 % each; p not corrected for their number)'
+    intervals = run.intervals()
+    return ({title: intervals} if len(intervals) else {}) | {'Tests': run.comparison().drop(columns='better')}
+
+def _taught(run): # HTML: how good the teacher is, and its soft labels
+    if not run.taught_arms: return []
+    teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
+    soft = soft_label_table(run).to_html(border=0)
+    return ['<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), soft] if len(teacher) else ['<h2>Soft labels</h2>', soft]
+
 def report_html(
     run:Run, # A finished run
     figures:dict, # {caption: figure}
     tables:dict=None # {title: further table}
 ) -> str:
     "The whole report as one page"
-    teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
-    tables = {f'Differences from {_reference(run)}, with seeds and patients drawn anew (95 % each; p not corrected for their number)': run.intervals(), 'Tests': run.comparison().drop(columns='better')} | (tables or {})
-    parts = [f"<h1>Does privileged information help on {html.escape(run.asked['cohort'])}?</h1>",
-             *[_p(v, 'verdict') for v in run.verdicts().values()],
-             '<h2>Table 1</h2>', table1(run).reset_index().to_html(index=False, border=0), _p(table_note(run), 'note'),
-             '<h2>Table 2: further scores, not tested</h2>', table1(run, MORE_METRICS).reset_index().to_html(index=False, border=0),
+    again = json.dumps(dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments), indent=2)
+    parts = [*_head(run), *_table1(run),
              '<h2>What these numbers do not show</h2><ul>', *[f'<li>{html.escape(c)}</li>' for c in caveats(run)], '</ul>',
-             *_sections(figures, tables),
-             *(['<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), soft_label_table(run).to_html(border=0)] if run.taught_arms else []),
-             *data_table(run), '<h2>To do it again</h2><pre>', html.escape(json.dumps(dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments), indent=2)), '</pre>']
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>\n' + '\n'.join(parts) + '</html>\n'
+             *_sections(figures, _tests(run) | (tables or {})), *_taught(run), *audit_section(run), *data_table(run),
+             '<h2>To do it again</h2><pre>', html.escape(again), '</pre>']
+    head = f'<meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en">{head}\n' + '\n'.join(parts) + '</html>\n'
 
 # %% ../nbs/42_report.ipynb #3620dd9a
+def _figures(run, cohort): # {caption: figure}
+    first = {'Figure 1: test images at the 10th, 50th and 90th percentile of pixel AUROC, and the attention of the arms (seed 0). '
+             'Ground truth red, predicted boxes green.': figure1(run, cohort)} if run.localizes else {}
+    chance = ', the dashed line is the best trivial localizer' if run.localizes else ''
+    return first | {f'Figure 2: each dot is a seed, red lines are means{chance}.': figure2(run)}
+
+def _write_tables(run, tables): # The first, and `tables` by their titles
+    out, t = run.folder, table1(run)
+    write_text(out/'table1.md', to_markdown(t) + '\n' + table_note(run) + '\n')
+    write_text(out/'table1.html', t.reset_index().to_html(index=False, border=0))
+    write_text(out/'table1.csv', summarize(run.per_seed(), known_metrics(run, [*METRICS, *MORE_METRICS])).to_csv(index=False))
+    for title, table in tables.items():
+        name = title.partition(':')[0].lower().replace(',', '').replace(' ', '_')
+        write_text(out/f'{name}.csv', table.to_csv())
+
+@plain_words
 def write_report(
     run:Run, # A finished run
     cohort:Cohort, # Its cohort, for the images and regions
     conventions:tuple=(), # If some are given, also `more_findings`, which takes the students once more
-    n_jobs:int=1 # Units at a time, for that
+    n_jobs:int|str='auto' # Units at a time, for that, as in `run_experiment`
 ) -> Path: # The page
     "Write `table1.md/.csv/.html`, `figure1.png`, `figure2.png` and `report.html` into the run folder"
-    out, t = run.folder, table1(run)
+    cohort = usable(cohort, cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True))
     tables, more = more_findings(run, cohort, conventions, n_jobs) if conventions else ({}, {})
-    figures = {'Figure 1: test images at the 10th, 50th and 90th percentile of pixel AUROC, and the attention of the arms (seed 0). Ground truth red, predicted boxes green.': figure1(run, cohort),
-               'Figure 2: each dot is a seed, red lines are means, the dashed line is the best trivial localizer.': figure2(run)} | more
-    for name, f in zip(('figure1.png', 'figure2.png'), figures.values()): f.savefig(out/name, dpi=150)
-    write_text(out/'table1.md', to_markdown(t) + '\n' + table_note(run) + '\n')
-    write_text(out/'table1.html', t.reset_index().to_html(index=False, border=0))
-    write_text(out/'table1.csv', summarize(run.per_seed(), [*METRICS, *MORE_METRICS]).to_csv(index=False))
-    for title, table in tables.items(): write_text(out/f"{title.partition(':')[0].lower().replace(',', '').replace(' ', '_')}.csv", table.to_csv())
-    write_text(out/'report.html', report_html(run, figures, tables))
+    figures = _figures(run, cohort)
+    for caption, f in figures.items(): f.savefig(run.folder/f"{caption.partition(':')[0].lower().replace(' ', '')}.png", dpi=150)
+    _write_tables(run, tables)
+    figures |= more
+    write_text(run.folder/'report.html', report_html(run, figures, tables))
     for f in figures.values(): plt.close(f)
-    return out/'report.html'
+    return run.folder/'report.html'
 
 # %% ../nbs/42_report.ipynb #402dfe50
 def write_study(
@@ -265,6 +355,7 @@ def write_study(
 
 # %% ../nbs/42_report.ipynb #02be1067
 def _other_conventions(run, cohort, conventions, n_jobs): # {title: table}, {caption: figure}, as all parts give them
+    if not run.localizes: return {}, {}
     compared = convention_table(run, cohort, conventions, n_jobs=n_jobs)
     tables = {'Other conventions, counted': flips(compared), 'Other conventions': compared.drop(columns='better')}
     return tables, {f'Other conventions, {TITLES[m]}: difference from the baseline; filled where it is significant.': show_conventions(compared, m).figure for m in ('iou', 'pixel_auroc')}
@@ -279,26 +370,31 @@ def _calibrations(run):
             {'Calibration: of the soft labels against the hard labels, by class.': fig})
 
 # %% ../nbs/42_report.ipynb #3c3b2d34
+def _power(run): # {title: table}
+    if not run.localizes: return {}
+    tests = max(run.comparison().attrs['tests'], 1)
+    return {'Power: could so many seeds have shown the gains that the paper reports?': power_table(run.per_seed(), tests=tests)}
+
 def _between_seeds(run):
     if run.seeds < 2: return {}, {}
-    return ({'Power: could so many seeds have shown the gains that the paper reports?': power_table(run.per_seed(), tests=max(run.comparison().attrs['tests'], 1)),
-             'Agreement between seeds': reliability_table(run)},
+    return (_power(run) | {'Agreement between seeds': reliability_table(run)},
             {'Maps of two seeds: their rank correlation, over test images.': show_reliability(run).figure})
 
 # %% ../nbs/42_report.ipynb #034bfdb0
 def _randomisation(run, cohort):
     pixels = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True)
-    ids = AttentionMaps.load(run.unit('baseline', 0)/'attention.npz').image_ids[:32]
+    ids = run.maps('baseline', 0).image_ids[:32]
     check = randomisation_check(Student.load(run.unit('baseline', 0)), pixels, ids, **Convention(**run.config['convention']).maps_args())
     caption = f'Maps of a network made random block by block: rank correlation with the trained maps of the baseline, seed 0, on {len(ids)} test images.'
     return {'Weight randomisation': check}, {caption: show_randomisation(check).figure}
 
 # %% ../nbs/42_report.ipynb #78830fea
+@plain_words
 def more_findings(
     run:Run, # A finished run
     cohort:Cohort, # Its cohort
     conventions:tuple=CONVENTIONS, # Under which the comparison is made again
-    n_jobs:int=1 # Units at a time
+    n_jobs:int|str='auto' # Units at a time, as in `run_experiment`
 ) -> tuple: # {title: table}, {caption: figure}
     "What needs the students once more; tables and figures for the report"
     parts = [_other_conventions(run, cohort, conventions, n_jobs), _calibrations(run), _between_seeds(run), _randomisation(run, cohort)]

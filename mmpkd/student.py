@@ -306,7 +306,7 @@ def save(self:Student,
     "Write `student.safetensors` and `student.json`"
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, Path(folder)/'student.safetensors')
-    (Path(folder)/'student.json').write_text(json.dumps(self.config, indent=2))
+    (Path(folder)/'student.json').write_text(json.dumps(self.config, indent=2), encoding='utf-8')
 
 # %% ../nbs/20_student.ipynb #2f4aa415
 @patch(cls_method=True)
@@ -316,7 +316,7 @@ def load(cls:Student,
     "A stored student, on the CPU; raises a `FileNotFoundError` where there is none"
     f = Path(folder)
     if not all((f/n).is_file() for n in ('student.json', 'student.safetensors')): raise FileNotFoundError(f'no student in {f}; expected student.json and student.safetensors')
-    config = json.loads((f/'student.json').read_text())
+    config = json.loads((f/'student.json').read_text(encoding='utf-8'))
     model = create_student(len(config['labels']), config['size'], 'none', config['arch'], **config['arch_kwargs'])
     try: model.load_state_dict(load_file(f/'student.safetensors'))
     except Exception as e: raise ValueError(f"{f/'student.safetensors'} is damaged, or not of this student: {_one_line(e)}") from e

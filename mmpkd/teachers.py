@@ -584,7 +584,7 @@ def save_teacher(
     if name is None: raise ValueError(f'{type(teacher).__name__} has no name by which it would be found again; add it to `TEACHERS`')
     if part.exists(): shutil.rmtree(part)
     part.mkdir(parents=True)
-    (part/'teacher.json').write_text(json.dumps(dict(teacher=name, **teacher.save(part)), indent=2))
+    (part/'teacher.json').write_text(json.dumps(dict(teacher=name, **teacher.save(part)), indent=2), encoding='utf-8')
     if folder.exists(): shutil.rmtree(folder)
     part.rename(folder)
 
@@ -595,7 +595,7 @@ def load_teacher(
     "A stored teacher; nothing is unpickled, and types beyond `TRUSTED` are refused"
     path = Path(folder)/'teacher.json'
     if not path.is_file(): raise FileNotFoundError(f'no teacher in {folder}: there is no teacher.json; `save_teacher` makes such a folder')
-    state = json.loads(path.read_text())
+    state = json.loads(path.read_text(encoding='utf-8'))
     teacher = make_teacher(state.pop('teacher'))
     vars(teacher).update(state)
     teacher.load(Path(folder))
