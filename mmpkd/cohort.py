@@ -264,8 +264,10 @@ def decode_text(
     "Bytes as text; raises a `ValueError` that names the first line in an encoding that cannot be told"
     for mark, encoding in _MARKS:
         if raw.startswith(mark): return raw.decode(encoding), encoding
-    if b'\0' in raw[:100]:
-        encoding = 'utf-16-le' if raw[1:2] == b'\0' else 'utf-16-be'
+    even, odd = raw[:200:2].count(0), raw[1:200:2].count(0)
+    if even or odd:
+        if 4*max(even, odd) < len(raw[:200]): raise ValueError('it is not a file of text')
+        encoding = 'utf-16-be' if even > odd else 'utf-16-le'
         return raw.decode(encoding), encoding
     try: return raw.decode('utf-8'), 'utf-8'
     except UnicodeDecodeError as e: line = raw[:e.start].count(b'\n') + 1
@@ -274,9 +276,12 @@ def decode_text(
         except UnicodeDecodeError: pass
     raise ValueError(f'line {line} is not UTF-8, and no other encoding fits; save the file as UTF-8 (in Excel: "CSV UTF-8")')
 
-# %% ../nbs/00_cohort.ipynb #fcfabe4c
+# %% ../nbs/00_cohort.ipynb #2855e2db
+_END = '\x1e' # A row of our own behind the last one; an open quote would swallow it
+
 def _rows(text, sep, skip=False): # A reader over the rows; it knows its line number
-    return csv.reader(io.StringIO(text, newline=''), delimiter=sep, skipinitialspace=skip)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 9))
+    return csv.reader(io.StringIO(f'{text}\n{_END}\n', newline=''), delimiter=sep, skipinitialspace=skip)
 
 def _filled(row): return sum(bool(c.strip()) for c in row)
 
@@ -289,13 +294,14 @@ def find_header(
     text:str # A table as text
 ) -> tuple[int, str]: # Number of the row with the names, from 0; what separates the cells: ',', ';' or a tab
     "Where a table begins"
-    tops = {sep: [*islice(_rows(text, sep), 50)] for sep in ',;\t'}
+    tops = {sep: [r for r in islice(_rows(text, sep), 50) if r != [_END]] for sep in ',;\t'}
     for k in range(20):
         found = []
         for sep, top in tops.items():
             names, below = (top[k] if k < len(top) else []), [r for r in top[k + 1:] if _filled(r)]
             fit = np.mean([_fits(r, names) for r in below]) if below else k == 0
             named = _filled(names) > 1 and 2*_filled(names) >= len(names)
+            named = named and not re.match(r'#(?:\W|$)', names[0])                        # '# exported by'; '#image_id' is a name
             if named and fit > .5 and all(_is_title(r, names) for r in top[:k]): found.append((_filled(names), sep))
         if found: return k, max(found, key=lambda f: f[0])[1]
     return 0, max(tops, key=text.partition('\n')[0].count)
@@ -307,8 +313,11 @@ def _check_names(names): # No name twice; a column without a name is called as p
     return [n or f'Unnamed: {k}' for k, n in enumerate(names)]
 
 def _clean_rows(rows, names): # The rows of a reader that hold anything, with a cell for each name
-    width = max(i for i, n in enumerate(names, 1) if n)
+    width, line = max(i for i, n in enumerate(names, 1) if n), rows.line_num
     for row in rows:
+        if row == [_END]: return
+        if row and row[-1].endswith(f'{_END}\n'): raise ValueError(f'a quote in line {line + 1} is never closed')
+        line = rows.line_num
         if not _filled(row): continue
         if len(row) < width or _filled(row[len(names):]):
             raise ValueError(f'line {rows.line_num} has {len(row)} cells, the header {len(names)} names; '
@@ -325,10 +334,11 @@ def split_rows(
     rows = _rows(text, sep, loose)
     names = [c.strip() for c in next(islice(rows, k, None), [])]
     if not any(names): raise ValueError('it is empty')
+    columns = _check_names(names)
     cells = [*_clean_rows(rows, names)]
     if k: notes.append(('lines above the header passed over', 'the header', f'it is in line {k + 1}'))
     if loose: notes.append(('blanks after separators removed', 'the header', 'its names begin with blanks'))
-    return _check_names(names), cells, sep, notes
+    return columns, cells, sep, notes
 
 # %% ../nbs/00_cohort.ipynb #1814c12b
 BLANKS = frozenset('na n/a n.a. #na #n/a nan -nan null none <na> 1.#ind -1.#ind 1.#qnan -1.#qnan . - -- ? '
@@ -385,28 +395,30 @@ def _number_notes(x, n, decimal): # What was converted in a column of numbers
     if far.any(): notes.append(('thousands separators removed', f'such as {known[far].iloc[0]!r}'))
     return [(kind, x.name, note) for kind, note in notes]
 
-def _unsure(known): # Numbers of a table with tabs that may have a decimal comma or thousands
-    return known.str.fullmatch(r'[+-]?\d{1,3},\d{3}').any()
+def _all(known, pattern): # Whether all cells, and at least one, are of this form; the first tells of most columns
+    return len(known) > 0 and bool(re.fullmatch(pattern, known.iloc[0])) and known.str.fullmatch(pattern).all()
 
 def _typed(t, sep, text): # Columns of text as numbers, where they are; repairs as tuples
     columns = [c for c in t if c not in text]
     decimal, numbers, notes = _decimal_mark(t[columns], sep), {}, []
     for c in columns:
-        n = parse_numbers(t[c], decimal)
-        if n is None and _known(t[c]).str.fullmatch(r'\d+').all():
-            notes.append(('numbers with zeros in front kept as names', c, 'file 0001 is not file 1'))
-        elif n is not None and sep == '\t' and decimal == '.' and _unsure(_known(t[c])):
-            notes.append(('numbers that can be read in two ways left as words', c, 'a decimal comma, or thousands?'))
+        n, known = parse_numbers(t[c], decimal), _known(t[c])
+        unsure = n is not None and sep == '\t' and decimal == '.' and known.str.fullmatch(r'[+-]?\d{1,3},\d{3}').any()
+        if unsure or n is None and _all(known, r'[+-]?\d+(?:[.,]\d+)?') and not _all(known, r'\d+'):
+            notes.append(('numbers that can be read in two ways left as words', c, 'is the comma a decimal mark, or are there thousands?'))
+        elif n is None and _all(known, r'\d+'):
+            notes.append(('whole numbers kept as names', c, 'they have zeros in front, or too many digits'))
         elif n is not None:
             numbers[c] = n
             notes += _number_notes(t[c], n, decimal)
     return t.assign(**numbers), notes
 
 # %% ../nbs/00_cohort.ipynb #13ea4f49
+def _bytes(p): return gzip.decompress(p.read_bytes()) if p.name.lower().endswith('.gz') else p.read_bytes()
+
 def _read_cells(p): # Names, rows and separator of a file of text or a workbook; repairs as tuples
     if p.name.lower().endswith('.xlsx'): return _read_sheet(p)
-    raw = gzip.decompress(p.read_bytes()) if p.name.lower().endswith('.gz') else p.read_bytes()
-    text, encoding = decode_text(raw)
+    text, encoding = decode_text(_bytes(p))
     names, rows, sep, notes = split_rows(text)
     if encoding == 'cp1252': notes.append(('letters read as Windows-1252', p.name, 'the file is not UTF-8'))
     return names, rows, sep, notes
@@ -424,7 +436,7 @@ def _read_sheet(p): # The first sheet of a workbook
     return names, rows, sep, notes + [('other sheets passed over', p.name, f'{len(more)} after the first')]*bool(more)
 
 def _read_json(p): # A list of records, or the images of a COCO file
-    d = json.loads(decode_text(p.read_bytes())[0])
+    d = json.loads(decode_text(_bytes(p))[0])
     if isinstance(d, dict) and 'annotations' in d: return read_coco(p)[0]
     if not (isinstance(d, list) and d and all(isinstance(r, dict) for r in d)): raise ValueError('it must hold a list of records, or be a COCO file')
     return pd.DataFrame(d)
@@ -603,8 +615,9 @@ def column_kinds(
     table:pd.DataFrame # Any table
 ) -> pd.DataFrame: # One row per column: kind, number of different values, share missing
     "What each column looks like: 'constant', 'different in each row', '0/1', 'amount', 'category' or 'text'"
+    listed = [c for c in table if table[c].map(lambda v: isinstance(v, (list, dict))).any()]
+    table = table.astype(dict.fromkeys(listed, str))
     def kind(x):
-        if x.map(lambda v: isinstance(v, (list, dict))).any(): x = x.astype(str)
         n = x.nunique()
         if n < 2: return 'constant'
         if pd.api.types.is_bool_dtype(x) or x.dropna().isin([0, 1]).all(): return '0/1'
