@@ -103,7 +103,9 @@ def check_rois(
     flat = rois[~((rois.x1 > rois.x0) & (rois.y1 > rois.y0) & (rois.x0 >= 0) & (rois.y0 >= 0))]
     if len(flat): raise ValueError(f'box {flat[BOX].iloc[0].tolist()} of image {flat.image_id.iloc[0]!r} must have 0 <= x0 < x1 and 0 <= y0 < y1')
     share = rois[(rois[['x1', 'y1']] <= 1).all(axis=1) & (rois[BOX] != [0, 0, 1, 1]).any(axis=1)]
-    if len(share): raise ValueError(f'box {share[BOX].iloc[0].tolist()} of image {share.image_id.iloc[0]!r} lies within one pixel; boxes are in pixels, not in shares of the image')
+    if len(share):
+        raise ValueError(f'box {share[BOX].iloc[0].tolist()} of image {share.image_id.iloc[0]!r} lies within one pixel; '
+                         'boxes are in pixels, not in shares of the image')
 
 # %% ../nbs/00_cohort.ipynb #608af38b
 REPAIRS = ['repair', 'id', 'note']
@@ -252,7 +254,7 @@ def fingerprint(self:Cohort) -> str: # 16 hexadecimal digits
 _MARKS = ((b'\xff\xfe\0\0', 'utf-32'), (b'\0\0\xfe\xff', 'utf-32'), (b'\xff\xfe', 'utf-16'), (b'\xfe\xff', 'utf-16'),
           (b'\xef\xbb\xbf', 'utf-8-sig'))
 
-def _is_western(raw): # Whether the bytes beyond ASCII stand alone, as accented letters do, and are not UTF-8 with a few faults
+def _is_western(raw): # Whether bytes beyond ASCII stand alone, as accented letters do, and are not UTF-8 with faults
     runs = [len(r) for r in re.findall(rb'[\x80-\xff]+', raw)]
     valid = sum(c > '\x7f' for c in raw.decode('utf-8', 'ignore'))
     faults = raw.decode('utf-8', 'replace').count('\ufffd')
@@ -274,7 +276,8 @@ def decode_text(
     if _is_western(raw):
         try: return raw.decode('cp1252'), 'cp1252'
         except UnicodeDecodeError: pass
-    raise ValueError(f'line {line} is not UTF-8, and no other encoding fits; save the file as UTF-8 (in Excel: "CSV UTF-8")')
+    raise ValueError(f'line {line} is not UTF-8, and no other encoding fits; '
+                     'save the file as UTF-8 (in Excel: "CSV UTF-8")')
 
 # %% ../nbs/00_cohort.ipynb #2855e2db
 _END = '\x1e' # A row of our own behind the last one; an open quote would swallow it
@@ -301,7 +304,8 @@ def find_header(
             names, below = (top[k] if k < len(top) else []), [r for r in top[k + 1:] if _filled(r)]
             fit = np.mean([_fits(r, names) for r in below]) if below else k == 0
             named = _filled(names) > 1 and 2*_filled(names) >= len(names)
-            named = named and not re.match(r'#(?:\W|$)', names[0])                        # '# exported by'; '#image_id' is a name
+            named = named and not re.match(r'#(?:\W|$)',
+                                           names[0])                        # '# exported by'; '#image_id' is a name
             if named and fit > .5 and all(_is_title(r, names) for r in top[:k]): found.append((_filled(names), sep))
         if found: return k, max(found, key=lambda f: f[0])[1]
     return 0, max(tops, key=text.partition('\n')[0].count)
@@ -367,7 +371,8 @@ def parse_numbers(
     "The numbers of a column"
     known = _known(x)
     if not len(known): return x.astype(float) if x.isna().all() else None
-    if not re.search(r'\d|^(?:true|false|[+-]?inf)', known.iloc[0], re.I): return None          # the first cell tells of most words
+    if not re.search(r'\d|^(?:true|false|[+-]?inf)', known.iloc[0], re.I):
+        return None          # the first cell tells of most words
     if known.isin(_TRUTH).all(): return known.map(_TRUTH).reindex(x.index)
     if known.str.fullmatch(r'0\d+|\d{19,}').any(): return None
     n = pd.to_numeric(known, errors='coerce')
@@ -389,8 +394,11 @@ def _decimal_mark(t, sep): # ',' if a column has numbers that can only be read s
 def _number_notes(x, n, decimal): # What was converted in a column of numbers
     known, notes, apart = _known(x), [], _pattern(decimal)[1]
     gone = int(x.notna().sum()) - len(known)
-    if gone: notes.append(('words among numbers taken for blanks', f'{gone} cells, such as {x.drop(known.index).dropna().iloc[0]!r}'))
-    if decimal == ',' and known.str.contains(',').any(): notes.append(('decimal commas read', f'such as {known[known.str.contains(",")].iloc[0]!r}'))
+    if gone:
+        notes.append(('words among numbers taken for blanks',
+                      f'{gone} cells, such as {x.drop(known.index).dropna().iloc[0]!r}'))
+    if decimal == ',' and known.str.contains(',').any():
+        notes.append(('decimal commas read', f'such as {known[known.str.contains(",")].iloc[0]!r}'))
     far = known.str.contains(rf'\d{apart}\d{{3}}') & (n[known.index].abs() >= 1000)
     if far.any(): notes.append(('thousands separators removed', f'such as {known[far].iloc[0]!r}'))
     return [(kind, x.name, note) for kind, note in notes]
@@ -405,7 +413,8 @@ def _typed(t, sep, text): # Columns of text as numbers, where they are; repairs 
         n, known = parse_numbers(t[c], decimal), _known(t[c])
         unsure = n is not None and sep == '\t' and decimal == '.' and known.str.fullmatch(r'[+-]?\d{1,3},\d{3}').any()
         if unsure or n is None and _all(known, r'[+-]?\d+(?:[.,]\d+)?') and not _all(known, r'\d+'):
-            notes.append(('numbers that can be read in two ways left as words', c, 'is the comma a decimal mark, or are there thousands?'))
+            notes.append(('numbers that can be read in two ways left as words', c,
+                          'is the comma a decimal mark, or are there thousands?'))
         elif n is None and _all(known, r'\d+'):
             notes.append(('whole numbers kept as names', c, 'they have zeros in front, or too many digits'))
         elif n is not None:
@@ -423,9 +432,11 @@ def _read_cells(p): # Names, rows and separator of a file of text or a workbook;
     if encoding == 'cp1252': notes.append(('letters read as Windows-1252', p.name, 'the file is not UTF-8'))
     return names, rows, sep, notes
 
+_NO_READER = "a workbook needs openpyxl (pip install 'mmpkd[excel]'); or save it as .csv (UTF-8)"
+
 def _read_sheet(p): # The first sheet of a workbook
     try: from openpyxl import load_workbook
-    except ImportError: raise ValueError("a workbook needs openpyxl (pip install 'mmpkd[excel]'); or save it as .csv (UTF-8)") from None
+    except ImportError: raise ValueError(_NO_READER) from None
     try: book = load_workbook(p, read_only=True, data_only=True)
     except Exception as e: raise ValueError(f'it is no workbook ({e}); save it as .csv (UTF-8)') from e
     def cell(v): return '' if v is None else str(int(v)) if isinstance(v, float) and v.is_integer() else str(v)
@@ -438,13 +449,14 @@ def _read_sheet(p): # The first sheet of a workbook
 def _read_json(p): # A list of records, or the images of a COCO file
     d = json.loads(decode_text(_bytes(p))[0])
     if isinstance(d, dict) and 'annotations' in d: return read_coco(p)[0]
-    if not (isinstance(d, list) and d and all(isinstance(r, dict) for r in d)): raise ValueError('it must hold a list of records, or be a COCO file')
+    if not (isinstance(d, list) and d and all(isinstance(r, dict) for r in d)):
+        raise ValueError('it must hold a list of records, or be a COCO file')
     return pd.DataFrame(d)
 
 def read_noted_table(
     table:str|PathLike|pd.DataFrame, # A file of one of `KINDS`, or the table itself
-    ids:tuple=(), # Columns read as text, so that 0001 does not become 1; `image`, `mask` and names that end in `_id` always are
-    blanks:tuple=() # Words that stand for a blank in every column of this file, in any case, such as 'NA' in tables written by R
+    ids:tuple=(), # Columns read as text, so that 0001 stays; `image`, `mask` and names that end in `_id` always are
+    blanks:tuple=() # Words that stand for a blank in every column, in any case, such as 'NA' in tables written by R
 ) -> tuple[pd.DataFrame, pd.DataFrame]: # The table; what was converted, as from `repair_table`
     "A table from a file, and its repairs; raises a `ValueError` that names an unreadable file"
     if isinstance(table, pd.DataFrame): return table, repair_table()
@@ -454,19 +466,21 @@ def read_noted_table(
     try:
         if kind == 'parquet': return pd.read_parquet(p), repair_table()
         if kind == 'json': return _read_json(p), repair_table()
-        if kind not in ('csv', 'tsv', 'txt', 'xlsx'): raise ValueError(f'it must be a {KINDS} file; save it as .csv (UTF-8)')
+        if kind not in ('csv', 'tsv', 'txt', 'xlsx'):
+            raise ValueError(f'it must be a {KINDS} file; save it as .csv (UTF-8)')
         names, rows, sep, notes = _read_cells(p)
         t = pd.DataFrame(dict(zip(names, map(list, zip(*rows)))), columns=names)
         t = t.mask(t.isin(['']))
         if blanks: t = t.apply(lambda x: x.mask(x.str.strip().str.lower().isin({b.lower() for b in blanks})))
         t, more = _typed(t, sep, [c for c in names if c.endswith('_id') or c in (*ids, 'image', 'mask')])
         return t, repair_table(notes + more)
-    except (ValueError, EOFError, OSError, csv.Error, zlib.error) as e: raise ValueError(f'cannot read the table {p}: {e}') from e
+    except (ValueError, EOFError, OSError, csv.Error,
+            zlib.error) as e: raise ValueError(f'cannot read the table {p}: {e}') from e
 
 def read_table(
     table:str|PathLike|pd.DataFrame, # A file of one of `KINDS`, or the table itself
-    ids:tuple=(), # Columns read as text, so that 0001 does not become 1; `image`, `mask` and names that end in `_id` always are
-    blanks:tuple=() # Words that stand for a blank in every column of this file
+    ids:tuple=(), # Columns read as text, so that 0001 stays; `image`, `mask` and names that end in `_id` always are
+    blanks:tuple=() # Words that stand for a blank in every column, in any case
 ) -> pd.DataFrame:
     "A table from a file, with identifiers left as they are written; raises a `ValueError` that names an unreadable file"
     return read_noted_table(table, ids, blanks)[0]
@@ -474,9 +488,9 @@ def read_table(
 # %% ../nbs/00_cohort.ipynb #f6dcf8dc
 CORNERS = [BOX, ['x_min', 'y_min', 'x_max', 'y_max'], ['xmin', 'ymin', 'xmax', 'ymax'], ['x1', 'y1', 'x2', 'y2']]
 EXTENTS = [['x', 'y', 'w', 'h'], ['x', 'y', 'width', 'height']]
-_SAME = dict(width='w', height='h', xleft='xmin', ytop='ymin', xright='xmax', ybottom='ymax', left='xmin', top='ymin', right='xmax', bottom='ymax',
-             xtl='xmin', ytl='ymin', xbr='xmax', ybr='ymax', xcenter='xc', ycenter='yc', xcentre='xc', ycentre='yc', cx='xc', cy='yc', centerx='xc',
-             centery='yc', centrex='xc', centrey='yc')
+_ALIKE = dict(w='width', h='height', xmin='left xleft xtl', ymin='top ytop ytl', xmax='right xright xbr',
+              ymax='bottom ybottom ybr', xc='cx xcenter xcentre centerx centrex', yc='cy ycenter ycentre centery centrey')
+_SAME = {name: known for known, names in _ALIKE.items() for name in names.split()}
 _FORMS = [*CORNERS, *EXTENTS, ['xmin', 'ymin', 'w', 'h'], ['xc', 'yc', 'w', 'h']]
 
 def _plain_name(c): # 'Bbox [x', 'bbox_x' and 'X' are 'x'
@@ -499,7 +513,8 @@ def _as_floats(x, what): # A column of numbers that may be written as text
     return n
 
 # %% ../nbs/00_cohort.ipynb #2a5a7088
-_ORDERS = dict(xywh='xywh', xyxy='xyxy', x0y0x1y1='xyxy', x1y1x2y2='xyxy', xminyminxmaxymax='xyxy', xywidthheight='xywh')
+_ORDERS = dict(xywh='xywh', xyxy='xyxy', x0y0x1y1='xyxy', x1y1x2y2='xyxy', xminyminxmaxymax='xyxy',
+               xywidthheight='xywh')
 
 def _four(value, what): # The numbers in a cell; blanks if it is blank
     if isinstance(value, str): value = re.findall(r'[-+]?[\d.]+(?:[eE][-+]?\d+)?', value)
@@ -512,22 +527,26 @@ def _split_box_column(table, what): # A table whose boxes are in one column, wit
     for c, name in plain.items():
         order = next((o for end, o in _ORDERS.items() if name.endswith(end) and name != end), None)
         if order is None and name not in ('bbox', 'bboxes', 'box', 'boxes', 'boundingbox'): continue
-        if order is None: raise ValueError(f'{what}: column {c!r} may hold x, y, w, h or x0, y0, x1, y1; rename it to bbox_xywh or bbox_xyxy')
+        if order is None:
+            raise ValueError(f'{what}: column {c!r} may hold x, y, w, h or x0, y0, x1, y1; '
+                             'rename it to bbox_xywh or bbox_xyxy')
         four = [_four(v, f'{what}, row {k}, column {c!r}') for k, v in enumerate(table[c], 1)]
         names = BOX if order == 'xyxy' else EXTENTS[0]
         return table.drop(columns=c).assign(**dict(zip(names, np.array(four, float).reshape(-1, 4).T)))
     return table
 
 def as_boxes(
-    table:pd.DataFrame, # One row per box: corners, a corner and a size, or a centre and a size; in columns of their own or in one
+    table:pd.DataFrame, # One row per box: corners, a corner and a size, or a centre and a size
     what:str='the table of boxes' # How an error calls it
 ) -> pd.DataFrame: # The same table with `x0`, `y0`, `x1`, `y1`
-    "Boxes as corners, end exclusive; raises a `ValueError` if it has none of the known columns, or one that is no number"
+    "Boxes as corners, end exclusive; raises a `ValueError` if it lacks the columns, or for a cell that is no number"
     names, columns = _box_columns(table)
     if names is None:
         table = _split_box_column(table, what)
         names, columns = _box_columns(table)
-    if names is None: raise ValueError(f'{what} needs the columns {", ".join(BOX)} (or x, y, w, h); it has {_some(table.columns, 20)}')
+    if names is None:
+        raise ValueError(f'{what} needs the columns {", ".join(BOX)} (or x, y, w, h); '
+                         f'it has {_some(table.columns, 20)}')
     a, b, c, d = (_as_floats(table[k], what) for k in columns)
     if names[0] == 'xc': a, b = a - c/2, b - d/2
     if names[2] in ('w', 'width'): c, d = a + c, b + d
@@ -537,21 +556,29 @@ def as_boxes(
 # %% ../nbs/00_cohort.ipynb #55f9ade9
 def read_coco(
     path:str|PathLike # A JSON file with `images`, `annotations` and `categories`
-) -> tuple[pd.DataFrame, pd.DataFrame]: # Images, with a 0/1 column per class; boxes, with `label` and `x`, `y`, `w`, `h`
+) -> tuple[pd.DataFrame,
+           pd.DataFrame]: # Images, with a 0/1 column per class; boxes, with `label` and `x`, `y`, `w`, `h`
     "The two tables of a COCO file, both with the file's name as `image_id`; raises a `ValueError` that names it"
     try:
         d = json.loads(decode_text(Path(path).read_bytes())[0])
         names = {c['id']: c['name'] for c in d['categories']}
         files = {i['id']: i['file_name'] for i in d['images']}
-        rows = [(files[a['image_id']], names[a['category_id']], *(a.get('bbox') or [np.nan]*4)) for a in d['annotations']]
+        rows = [(files[a['image_id']], names[a['category_id']], *(a.get('bbox') or [np.nan]*4))
+                for a in d['annotations']]
         boxes = pd.DataFrame(rows, columns=['image_id', 'label', *EXTENTS[0]])
         items = pd.DataFrame(d['images']).drop(columns='id').rename(columns=dict(file_name='image'))
-    except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{path} is no COCO file: {type(e).__name__} {e}') from e
+    except (ValueError, KeyError,
+            TypeError) as e: raise ValueError(f'{path} is no COCO file: {type(e).__name__} {e}') from e
     seen = boxes.groupby('label').image_id.agg(set)
     found = {c: items.image.isin(seen.get(c, ())).astype(int) for c in names.values()}
     return items.assign(image_id=items.image, **found), boxes
 
-# %% ../nbs/00_cohort.ipynb #c8b30795
+# %% ../nbs/00_cohort.ipynb #ab1b1a68
+_IN_PIXELS = ('boxes are in pixels of the original image, not in shares of it '
+              '(multiply x by its width and y by its height)')
+
+def _first_box(t): return f'{t[BOX].iloc[0].tolist()} of image {t.image_id.iloc[0]!r}' # For an error message
+
 def lesion_rows(
     boxes:pd.DataFrame, # One row per box, with `image_id` and `x0`, `y0`, `x1`, `y1`
     what:str='the table of boxes' # How an error calls it
@@ -559,15 +586,14 @@ def lesion_rows(
     "Boxes without the rows that say 'no lesion'; raises a `ValueError` for half a box and for one smaller than a pixel"
     blank = boxes[BOX].isna()
     half = boxes[blank.any(axis=1) & ~blank.all(axis=1)]
-    if len(half): raise ValueError(f'{what}: the box {half[BOX].iloc[0].tolist()} of image {half.image_id.iloc[0]!r} is partly blank')
+    if len(half): raise ValueError(f'{what}: the box {_first_box(half)} is partly blank')
     none, boxes = boxes[blank.all(axis=1)], boxes[~blank.all(axis=1)]
-    if 'mask' in none and none['mask'].notna().any():
-        raise ValueError(f"{what}: the mask of image {none.image_id[none['mask'].notna()].iloc[0]!r} has no box; mask_rois finds the boxes of masks")
+    masked = none[none['mask'].notna()] if 'mask' in none else none[:0]
+    if len(masked):
+        raise ValueError(f'{what}: the mask of image {masked.image_id.iloc[0]!r} has no box; mask_rois finds the boxes of masks')
     w, h = boxes.x1 - boxes.x0, boxes.y1 - boxes.y0
     tiny = boxes[(w > 0) & (h > 0) & ((w < 1) | (h < 1) | (boxes[BOX].max(axis=1) <= 1))]
-    if len(tiny):
-        raise ValueError(f'{what}: the box {tiny[BOX].iloc[0].tolist()} of image {tiny.image_id.iloc[0]!r} is smaller than a pixel; boxes are in '
-                         'pixels of the original image, not in shares of it (multiply x by its width and y by its height)')
+    if len(tiny): raise ValueError(f'{what}: the box {_first_box(tiny)} is smaller than a pixel; {_IN_PIXELS}')
     return boxes, [('box row without a box left out', i, 'its numbers are blank: no lesion') for i in none.image_id]
 
 # %% ../nbs/00_cohort.ipynb #138ec768
@@ -598,8 +624,9 @@ def wanted_boxes(
     label = said.map(lambda c: known.get(c, known.get(c.casefold())))
     other = label.isna()
     if len(boxes) and other.all():
-        raise ValueError(f'none of the {len(boxes)} boxes has a class asked for ({_some(labels, 20)}); theirs are {_some(said.unique(), 20)}. '
-                         'box_label names the column with the class; leave it out of the table if all boxes are of one class')
+        raise ValueError(f'none of the {len(boxes)} boxes has a class asked for ({_some(labels, 20)}); '
+                         f'theirs are {_some(said.unique(), 20)}. box_label names the column with the class; '
+                         'leave it out of the table if all boxes are of one class')
     notes = [('box of a class not asked for left out', i, c) for i, c in zip(boxes.image_id[other], said[other])]
     return boxes[~other].assign(label=label[~other]), notes
 
@@ -665,15 +692,18 @@ def one_spelling(
     who = patients.fillna('').map(_person)
     first = patients.groupby(who).transform('first')
     other = first != patients
-    notes = [('patient written in several ways taken as one', i, 'the name differs in blanks, case or Unicode form') for i in patients.index[other]]
+    notes = [('patient written in several ways taken as one', i, 'the name differs in blanks, case or Unicode form')
+             for i in patients.index[other]]
     bare = who.str.replace(r'(?<!\d)0+(?=\d)', '', regex=True)
     group = first.groupby(bare).transform('first')
     padded = group != first
-    notes += [('patients that differ in zeros in front kept in one split', i, 'they may be one, such as 007 and 7') for i in first.index[padded]]
+    notes += [('patients that differ in zeros in front kept in one split', i, 'they may be one, such as 007 and 7')
+              for i in first.index[padded]]
     return first, group, notes
 
 # %% ../nbs/00_cohort.ipynb #ec75b7d3
-_YES_NO = {**dict.fromkeys('1 1.0 yes y true t positive pos present'.split(), 1), **dict.fromkeys('0 0.0 no n false f negative neg absent'.split(), 0)}
+_YES_NO = {**dict.fromkeys('1 1.0 yes y true t positive pos present'.split(), 1),
+           **dict.fromkeys('0 0.0 no n false f negative neg absent'.split(), 0)}
 
 def zeros_and_ones(
     x:pd.Series # A label column
@@ -684,9 +714,10 @@ def zeros_and_ones(
     words = words.mask(words.isin(BLANKS))
     odd = words.notna() & ~words.isin(_YES_NO)
     if odd.any():
-        raise ValueError(f'label column {x.name!r} holds {_some(map(repr, x[odd].unique()), 5)}; a label must be 1, 0 or blank. '
-                         "For names of classes there are task='multiclass' and, with several names in a cell, label_sep")
-    return words.map(_YES_NO).astype(float), [('words of a label read as 1 and 0', x.name, f'such as {x.dropna().iloc[0]!r}')]
+        raise ValueError(f'label column {x.name!r} holds {_some(map(repr, x[odd].unique()), 5)}; '
+                         "a label must be 1, 0 or blank. For names of classes there are task='multiclass' and label_sep")
+    return words.map(_YES_NO).astype(float), [('words of a label read as 1 and 0', x.name,
+                                               f'such as {x.dropna().iloc[0]!r}')]
 
 # %% ../nbs/00_cohort.ipynb #e09fbe0d
 NOTHING = ('no finding', 'no findings')
@@ -703,8 +734,11 @@ def split_labels(
     named = set().union(*said[listed | said.notna()])
     classes = sorted(c for c in named if c.casefold() not in NOTHING) if classes is None else list(classes)
     gone = [c for c in classes if c not in named]
-    if gone or not classes: raise ValueError(f'no image has the class {_some(map(repr, gone))} in {x.name!r}; its classes are {_some(sorted(named), 30)}')
-    return pd.DataFrame({c: said.map(lambda v: float(c in v), na_action='ignore') for c in classes}, x.index).astype(float)
+    if gone or not classes:
+        raise ValueError(f'no image has the class {_some(map(repr, gone))} in {x.name!r}; '
+                         f'its classes are {_some(sorted(named), 30)}')
+    return pd.DataFrame({c: said.map(lambda v: float(c in v), na_action='ignore') for c in classes},
+                        x.index).astype(float)
 
 # %% ../nbs/00_cohort.ipynb #953e1dbf
 def one_hot(
@@ -716,7 +750,8 @@ def one_hot(
     out = pd.get_dummies(words.astype('string'), dtype=float)
     out[words.isna()] = np.nan
     if classes is None: return out
-    if set(classes) != set(out): raise ValueError(f'the classes of {x.name!r} are {_some(out, 30)}, not {_some(classes, 30)}')
+    if set(classes) != set(out):
+        raise ValueError(f'the classes of {x.name!r} are {_some(out, 30)}, not {_some(classes, 30)}')
     return out[list(classes)]
 
 # %% ../nbs/00_cohort.ipynb #459c3a87
@@ -733,7 +768,8 @@ def merge_rows(
     differ = plain.groupby(twice.image_id).nunique(dropna=False) > 1
     for c in used:
         if c in differ and differ[c].any():
-            raise ValueError(f'image_id must be unique: image {differ.index[differ[c]][0]!r} has rows that differ in {c!r}')
+            first = differ.index[differ[c]][0]
+            raise ValueError(f'image_id must be unique: image {first!r} has rows that differ in {c!r}')
     out = items.drop_duplicates('image_id')
     if collect:
         said = twice.dropna(subset=collect).explode(collect).dropna(subset=collect)
@@ -755,8 +791,10 @@ def inside_root(
     roots = [r for r in roots if re.match(r'/|[A-Za-z]:', r)]
     def cut(p): return next((p[len(r):].lstrip('/') for r in roots if under(p, r)), p)
     out = slashed.map(cut, na_action='ignore')
-    kinds = [('backslashes in paths read as slashes', slashed != paths), ('absolute paths made relative to root', out != slashed)]
-    return out, [(kind, paths.name, f'{k} paths') for kind, k in ((kind, int((odd & paths.notna()).sum())) for kind, odd in kinds) if k]
+    kinds = [('backslashes in paths read as slashes', slashed != paths),
+             ('absolute paths made relative to root', out != slashed)]
+    return out, [(kind, paths.name, f'{k} paths') for kind,
+                 k in ((kind, int((odd & paths.notna()).sum())) for kind, odd in kinds) if k]
 
 def image_paths(
     items:pd.DataFrame, # The table
@@ -768,7 +806,9 @@ def image_paths(
     need_columns(items, fields or [image], 'the table')
     words = items[fields].apply(as_words)
     gone = np.flatnonzero(words.isna().any(axis=1))
-    if len(gone): raise ValueError(f'row {gone[0] + 1} of the table has a blank in {_some(fields)}, which the path {image!r} needs')
+    if len(gone):
+        raise ValueError(f'row {gone[0] + 1} of the table has a blank in {_some(fields)}, '
+                         f'which the path {image!r} needs')
     return pd.Series([image.format(**r) for r in words.to_dict('records')], items.index, name='image')
 
 # %% ../nbs/00_cohort.ipynb #3928b21d
@@ -789,32 +829,40 @@ def _blank_words(items, columns, text): # What became of words such as NA; repor
         odd = items[c].map(lambda v: isinstance(v, str) and v.strip().lower() in BLANKS)
         if not odd.any(): continue
         said = f'{int(odd.sum())} cells, such as {items[c][odd].iloc[0]!r}'
-        notes.append(('reports of one word taken for blanks' if c == text else 'words that may mean a blank kept as words', c, said))
+        notes.append(('reports of one word taken for blanks' if c == text
+                      else 'words that may mean a blank kept as words', c, said))
         if c == text: items = items.assign(**{c: items[c].mask(odd)})
     return items, notes
 
-def _tidy_words(items, named, tabular, text): # Classes and metadata without blanks around, and reports; repairs as tuples
+def _tidy_words(items, named, tabular,
+                text): # Classes and metadata without blanks around, and reports; repairs as tuples
     tabular = [c for c in tabular if c in items]
     items, loose = _tidy(items, _word_columns(items, tabular))
     items, kept = _blank_words(items, [*named, *tabular], text if text in items else None)
     return items, loose + kept
 
 # %% ../nbs/00_cohort.ipynb #d5609d0f
-def _identify(items, image_id, patient_id, image, split, root): # The columns `image_id`, `patient_id`, `image` and `split`
+def _identify(items, image_id, patient_id, image, split,
+              root): # The columns `image_id`, `patient_id`, `image` and `split`
     keys = dict(image_id=items[image_id], patient_id=items[patient_id or image_id], image=image_paths(items, image))
     if split: keys['split'] = items[split]
     items, notes = _tidy(items.assign(**keys), list(keys))
     items['image'], more = inside_root(items.image, root)
-    if patient_id is None: notes.append(('no patient column: each image is its own patient', image_id, f'{items.image_id.nunique()} patients'))
+    if patient_id is None:
+        notes.append(('no patient column: each image is its own patient', image_id,
+                      f'{items.image_id.nunique()} patients'))
     return items, notes + more
 
 def _labelled(items, labels, task, label_sep, classes): # The label columns as zeros and ones
     notes = []
     if label_sep or task == 'multiclass' and len(labels) == 1:
-        if len(labels) > 1: raise ValueError(f'label_sep goes with one column that names the classes, not with {len(labels)}')
+        if len(labels) > 1:
+            raise ValueError(f'label_sep goes with one column that names the classes, not with {len(labels)}')
         y = split_labels(items[labels[0]], label_sep, classes) if label_sep else one_hot(items[labels[0]], classes)
         clash = [c for c in y if c in items and c not in labels]
-        if clash: raise ValueError(f'the table has a column {clash[0]!r}, which is also a class in {labels[0]!r}; rename one of them')
+        if clash:
+            raise ValueError(f'the table has a column {clash[0]!r}, which is also a class in {labels[0]!r}; '
+                             'rename one of them')
         return items.drop(columns=labels).join(y), list(y), notes
     for c in labels:
         items[c], more = zeros_and_ones(items[c])
@@ -830,7 +878,8 @@ def _perhaps_torn(items): # Repairs that name patients who may be one, in two sp
     names = items.set_index('image_id')
     group = one_spelling(names.patient_id)[1]
     torn = (names.split.groupby(group).nunique() > 1) & (names.patient_id.groupby(group).nunique() > 1)
-    return [('patient perhaps in two splits, written in two ways', i, 'the names differ in case, Unicode form or zeros in front')
+    return [('patient perhaps in two splits, written in two ways', i,
+             'the names differ in case, Unicode form or zeros in front')
             for i in group.index[group.isin(torn.index[torn])]]
 
 def _regions(rois, labels, image_id, box_label, root): # The boxes of these classes; repairs as tuples
@@ -841,7 +890,8 @@ def _regions(rois, labels, image_id, box_label, root): # The boxes of these clas
     if box_label != 'label': boxes = boxes.drop(columns='label', errors='ignore').rename(columns={box_label: 'label'})
     if 'label' not in boxes and box_label == 'label' and len(labels) == 1: boxes = boxes.assign(label=labels[0])
     need_columns(boxes, ['label'], f'the table of boxes (box_label={box_label!r})')
-    if labels == [box_label]: boxes['label'] = class_words(boxes.label).replace('1', labels[0])     # the label itself, of each box
+    if labels == [box_label]:
+        boxes['label'] = class_words(boxes.label).replace('1', labels[0])     # the label itself, of each box
     if 'mask' in boxes: boxes['mask'] = inside_root(as_words(boxes['mask']), root)[0]
     boxes, more = lesion_rows(_tidy(boxes, ['image_id'])[0])
     boxes, other = wanted_boxes(boxes, labels)
@@ -857,12 +907,12 @@ def _read_boxes(rois, ids): # A table of boxes, from a COCO file too
 @patch(cls_method=True)
 def from_table(cls:Cohort,
     table:str|PathLike|pd.DataFrame, # One row per image: a file for `read_table`, or the table itself
-    labels:str|list, # Label columns (0/1/blank each); for 'multiclass' or `label_sep` the one column that names the classes
-    rois:str|PathLike|pd.DataFrame=None, # One row per region of interest, likewise, in any form that `as_boxes` knows, with the image's name in `image_id` or the column of that name
+    labels:str|list, # Label columns (0/1/blank each); for 'multiclass' or `label_sep` the one that names classes
+    rois:str|PathLike|pd.DataFrame=None, # One row per region of interest, likewise; boxes as in `as_boxes`
     image_id:str='image_id', # Column with a unique name of the image
     patient_id:str|None='patient_id', # Column that tells patients apart; None if each image is its own patient
     split:str|None='split', # Column with 'train', 'valid' or 'test'; None to make a split by `patient_split`
-    image:str='image', # Column with the image path, or a pattern such as 'images/{patientId}.dcm'; relative to `root`, or below it
+    image:str='image', # Column with the path, or a pattern such as 'images/{patientId}.dcm'; in `root`
     text:str=None, # Column with the privileged report
     tabular:list=(), # Columns with privileged metadata
     root:str|PathLike='.', # Folder that the paths are relative to
@@ -879,14 +929,16 @@ def from_table(cls:Cohort,
     "A cohort from anyone's table; raises a `ValueError` that names a missing column or an impossible value"
     labels, tabular = [labels] if isinstance(labels, str) else list(labels), list(tabular)
     named = labels if label_sep or task == 'multiclass' and len(labels) == 1 else []
-    if classes is not None and not named: raise ValueError("classes goes with one label column that names them (task='multiclass' or label_sep)")
+    if classes is not None and not named:
+        raise ValueError("classes goes with one label column that names them (task='multiclass' or label_sep)")
     items, read = read_noted_table(table, (image_id, patient_id, image, split, *named))
     need_columns(items, [c for c in (image_id, patient_id, *labels) if c], 'the table')
     if split and split not in items:
-        raise ValueError(f'the table has no column {split!r}; name the one with train, valid and test, or take split=None '
-                         'to have a split made by patients')
+        raise ValueError(f'the table has no column {split!r}; name the one with train, valid and test, '
+                         'or take split=None to have a split made by patients')
     items, notes = _identify(items.reset_index(drop=True), image_id, patient_id, image, split, root)
-    once = ['patient_id', 'image', *['split']*bool(split), *(c for c in labels if not label_sep), *tabular, *[text]*bool(text)]
+    once = ['patient_id', 'image', *['split']*bool(split), *(c for c in labels if not label_sep), *tabular,
+            *[text]*bool(text)]
     items, merged = merge_rows(items, once, label_sep and labels[0], label_sep)
     items, words = _tidy_words(items, named, tabular, text)
     raw = items[labels]
