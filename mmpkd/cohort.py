@@ -318,6 +318,13 @@ def _identify(items, image_id, patient_id, image, split,
                       f'{items.image_id.nunique()} patients'))
     return items, notes + more
 
+def _check_table(items, labels, keys): # Raise for a table that no cohort can be made of
+    if not len(items): raise ValueError('the table has no rows')
+    twice = items.columns[items.columns.duplicated()]
+    if len(twice): raise ValueError(f'more than one column of the table is called {twice[0]!r}')
+    both = [c for c in labels if c in keys]
+    if both: raise ValueError(f'{both[0]!r} cannot be a label and name the image, its patient, its path or its split')
+
 def _labelled(items, labels, task, label_sep, classes): # The label columns as zeros and ones
     notes = []
     if label_sep or task == 'multiclass' and len(labels) == 1:
@@ -398,6 +405,7 @@ def from_table(cls:Cohort,
         raise ValueError("classes goes with one label column that names them (task='multiclass' or label_sep)")
     items, read = read_noted_table(table, (image_id, patient_id, image, split, *named))
     need_columns(items, [c for c in (image_id, patient_id, *labels) if c], 'the table')
+    _check_table(items, labels, {image_id, patient_id, split, image, *KEYS})
     if split and split not in items:
         raise ValueError(f'the table has no column {split!r}; name the one with train, valid and test, '
                          'or take split=None to have a split made by patients')

@@ -303,8 +303,9 @@ def _box_columns(table): # The names of a form, and the columns that hold it
 
 def _as_floats(x, what): # A column of numbers that may be written as text
     n = pd.to_numeric(x, errors='coerce')
-    bad = np.flatnonzero(n.isna() & x.notna() & (x.astype(str).str.strip() != ''))
-    if len(bad): raise ValueError(f'{what}, row {bad[0] + 1}, column {x.name!r}: {x.iloc[bad[0]]!r} is no number')
+    bad = np.flatnonzero((n.isna() & x.notna() & (x.astype(str).str.strip() != '')) | np.isinf(n.astype(float)))
+    if len(bad):
+        raise ValueError(f'{what}, row {bad[0] + 1}, column {x.name!r}: {x.iloc[[bad[0]]].tolist()[0]!r} is no number')
     return n
 
 # %% ../nbs/00_tables.ipynb #2a5a7088
@@ -458,10 +459,14 @@ def zeros_and_ones(
     words = words.mask(words.isin(BLANKS))
     odd = words.notna() & ~words.isin(_YES_NO)
     if odd.any():
+        hint = ' -1 often means uncertain.' if '-1' in set(words) else ''
         raise ValueError(f'label column {x.name!r} holds {_some(map(repr, x[odd].unique()), 5)}; '
-                         "a label must be 1, 0 or blank. For names of classes there are task='multiclass' and label_sep")
-    return words.map(_YES_NO).astype(float), [('words of a label read as 1 and 0', x.name,
-                                               f'such as {x.dropna().iloc[0]!r}')]
+                         "a label must be 1, 0 or blank. For names of classes there are task='multiclass' and label_sep." + hint)
+    notes = [('words of a label read as 1 and 0', x.name,
+              f'such as {x[words.notna()].iloc[0]!r}')]*bool(words.notna().any())
+    gone = int((x.notna() & words.isna()).sum())
+    if gone: notes.append(('words of a label taken for blanks', x.name, f'{gone} cells'))
+    return words.map(_YES_NO).astype(float), notes
 
 # %% ../nbs/00_tables.ipynb #7b40cb71
 NOTHING = ('no finding', 'no findings')
@@ -478,6 +483,7 @@ def split_labels(
     named = set().union(*said[listed | said.notna()])
     classes = sorted(c for c in named if c.casefold() not in NOTHING) if classes is None else list(classes)
     gone = [c for c in classes if c not in named]
+    if not named: raise ValueError(f'the label column {x.name!r} names no class')
     if gone or not classes:
         raise ValueError(f'no image has the class {_some(map(repr, gone))} in {x.name!r}; '
                          f'its classes are {_some(sorted(named), 30)}')
@@ -491,6 +497,7 @@ def one_hot(
 ) -> pd.DataFrame: # One 0/1 column per class, blank where the name is
     "Zeros and ones from a column with one name"
     words = class_words(x)
+    if words.isna().all(): raise ValueError(f'the label column {x.name!r} names no class')
     out = pd.get_dummies(words.astype('string'), dtype=float)
     out[words.isna()] = np.nan
     if classes is None: return out
@@ -546,7 +553,8 @@ def image_paths(
 ) -> pd.Series:
     "The path of each image, as written in a column or put together from several"
     if image in items: return items[image]
-    fields = [f for _, f, _, _ in Formatter().parse(image) if f]
+    try: fields = [f for _, f, _, _ in Formatter().parse(image) if f]
+    except ValueError as e: raise ValueError(f'image={image!r} is no pattern: {e}') from None
     need_columns(items, fields or [image], 'the table')
     words = items[fields].apply(as_words)
     gone = np.flatnonzero(words.isna().any(axis=1))

@@ -942,3 +942,30 @@ def test_a_coco_file(tmp_path):
                    dict(annotations=[dict(image_id=2, category_id=5, bbox=[1, 2])]), dict(categories=[dict(id=5)])):
         (tmp_path/'c.json').write_text(json.dumps(d | change))
         with pytest.raises(ValueError, match='c.json is no COCO file'): read_coco(tmp_path/'c.json')
+
+@pytest.mark.parametrize('value', [np.inf, -np.inf, 'inf'])
+def test_a_box_without_an_end(value):
+    with pytest.raises(ValueError, match="row 1, column 'x1': .*inf.* is no number"):
+        drawn(pd.DataFrame(PLACES[:1], columns=BOX).astype(object).assign(x1=value))
+
+
+# Tables that no cohort can be made of
+
+def test_tables_that_cannot_be():
+    with pytest.raises(ValueError, match='the table has no rows'):
+        made(items().head(0))
+    with pytest.raises(ValueError, match="more than one column of the table is called 'age'"):
+        made(pd.concat([items(), items()[['age']]], axis=1))
+    with pytest.raises(ValueError, match="'split' cannot be a label and name"):
+        made(items(), 'split', task='multiclass')
+    for kwargs in (dict(task='multiclass'), dict(label_sep='|')):
+        with pytest.raises(ValueError, match="the label column 'found' names no class"):
+            made(items(found=None), 'found', **kwargs)
+    with pytest.raises(ValueError, match="is no pattern: expected '}'"):
+        made(items(), image='{image_id.png')
+
+@pytest.mark.parametrize('dtype', ['category', 'string', object])
+def test_types_of_text_columns(dtype):
+    kind = pd.Series(['m', 'n', None, 'n', 'm', 'o', 'm'], dtype=dtype)
+    t = items(kind=kind).astype({'patient_id': dtype, 'image': dtype})
+    assert made(t, 'kind', task='multiclass')[0].labels == ['m', 'n', 'o']
