@@ -92,16 +92,17 @@ def find_header(
     text:str # A table as text
 ) -> tuple[int, str]: # Number of the row with the names, from 0; what separates the cells: ',', ';' or a tab
     "Where a table begins"
-    tops = {sep: [r for r in islice(_rows(text, sep), 50) if r != [_END]] for sep in ',;\t'}
+    top = text[:1_000_000]
+    tops = {sep: [r for r in islice(_rows(top, sep), 50) if r != [_END]] for sep in ',;\t'}
     for k in range(20):
         found = []
-        for sep, top in tops.items():
-            names, below = (top[k] if k < len(top) else []), [r for r in top[k + 1:] if _filled(r)]
+        for sep, rows in tops.items():
+            names, below = (rows[k] if k < len(rows) else []), [r for r in rows[k + 1:] if _filled(r)]
             fit = np.mean([_fits(r, names) for r in below]) if below else k == 0
             named = _filled(names) > 1 and 2*_filled(names) >= len(names)
             named = named and not re.match(r'#(?:\W|$)',
                                            names[0])                        # '# exported by'; '#image_id' is a name
-            if named and fit > .5 and all(_is_title(r, names) for r in top[:k]): found.append((_filled(names), sep))
+            if named and fit > .5 and all(_is_title(r, names) for r in rows[:k]): found.append((_filled(names), sep))
         if found: return k, max(found, key=lambda f: f[0])[1]
     return 0, max(tops, key=text.partition('\n')[0].count)
 
@@ -117,6 +118,9 @@ def _clean_rows(rows, names): # The rows of a reader that hold anything, with a 
         if row == [_END]: return
         if row and row[-1].endswith(f'{_END}\n'): raise ValueError(f'a quote in line {line + 1} is never closed')
         line = rows.line_num
+        if len(row) == len(names) and row[0]:                               # most rows
+            yield row
+            continue
         if not _filled(row): continue
         if len(row) < width or _filled(row[len(names):]):
             raise ValueError(f'line {rows.line_num} has {len(row)} cells, the header {len(names)} names; '
