@@ -291,7 +291,7 @@ def _word_columns(items, columns): # Those of these columns that hold text
 def _blank_words(items, columns, text): # What became of words such as NA; reports that say no more are blank
     notes = []
     for c in _word_columns(items, [*columns, *[text]*bool(text)]):
-        odd = items[c].map(lambda v: isinstance(v, str) and v.strip().lower() in BLANKS)
+        odd = items[c].map(lambda v: isinstance(v, str) and v.strip().lower() in BLANKS and v.strip() != 'none')
         if not odd.any(): continue
         said = f'{int(odd.sum())} cells, such as {items[c][odd].iloc[0]!r}'
         notes.append(('reports of one word taken for blanks' if c == text
