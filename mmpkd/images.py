@@ -70,6 +70,8 @@ class _Empty(_Unreadable): "A mask that marks nothing"
 
 class _Empty(_Unreadable): "A mask that marks nothing"
 
+class _Empty(_Unreadable): "A mask that marks nothing"
+
 def _levels(a): # Distinct grey values, the number of pixels that have each, and which one each pixel has
     if a.dtype.kind in 'biu' and int(a.max()) - int(a.min()) < 2**16:          # few: counted rather than sorted
         which = np.subtract(a, int(a.min()), dtype=np.intp)
@@ -99,7 +101,8 @@ def to_uint8(
 _ELEMENTS = ['NumberOfFrames', 'PixelRepresentation', 'SamplesPerPixel', 'BitsStored', 'HighBit', 'PlanarConfiguration',
              'ModalityLUTSequence', 'RescaleSlope', 'RescaleIntercept', 'VOILUTSequence', 'WindowCenter', 'WindowWidth',
              'VOILUTFunction', 'PixelPaddingValue', 'PixelPaddingRangeLimit', 'FloatPixelPaddingValue',
-             'PresentationLUTSequence', 'PresentationLUTShape']
+             'PresentationLUTSequence', 'PresentationLUTShape',
+             'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence']
 
 PICTURE_REPAIRS = ( # Each kind has its place in the cache; a new one goes to the end
     'turned by its EXIF orientation', 'EXIF orientation of no use, ignored', 'colour made grey',
@@ -361,10 +364,15 @@ def _luminance(rgb, top, notes): # (h, w, 3) -> (h, w) uint8
     if _is_coloured(rgb): notes.append('colour made grey')
     return np.rint(rgb @ _LUMA*(255/top)).astype(np.uint8)
 
-def _own_groups(ds, frame): # An enhanced file keeps rescale and windows in groups, shared or per frame
+_MACROS = 'PixelValueTransformationSequence', 'FrameVOILUTSequence'
+
+def _own_groups(ds, frame, notes): # An enhanced file keeps rescale and windows in groups, shared or per frame
     for groups, i in (('SharedFunctionalGroupsSequence', 0), ('PerFrameFunctionalGroupsSequence', frame or 0)):
-        for group in list(ds.get(groups) or [])[i:i+1]:
-            for macro in ('PixelValueTransformationSequence', 'FrameVOILUTSequence'): ds.update((group.get(macro) or [{}])[0])
+        try: macros = [(g.get(m) or [{}])[0] for g in list(ds.get(groups) or [])[i:i+1] for m in _MACROS]
+        except Exception:                                                      # whatever stands there, it is no sequence
+            notes.append(f'{groups} of no use, ignored')
+            continue
+        for macro in macros: ds.update(macro)
 
 def _not_applied(ds, notes): # What a viewer would lay over the picture, or stretch
     if any(t.group & 0xff00 == 0x6000 and t.element == 0x3000 for t in ds.keys()): notes.append('overlay not shown')
@@ -381,7 +389,7 @@ def _dicom(path, frame, notes): # Header and pixels of one frame; (h, w) as stor
         head = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
         raise _Unreadable('truncated' if 'Rows' in head else 'no pixels in it')
     a = _stored(ds, frame, notes)
-    _own_groups(ds, frame)
+    _own_groups(ds, frame, notes)
     return ds, a
 
 _LOSSY = (*_BASELINE, pydicom.uid.JPEG2000, pydicom.uid.JPEGLSNearLossless,
@@ -484,11 +492,17 @@ def _codestream(im): # Of JPEG 2000, without the boxes around it
     im.fp.seek(0)
     return data[max(data.find(b'\xff\x4f\xff\x51'), 0):]
 
+_DEEP = 'more than 8 bits a colour, of which only 8 can be read; save it as PNG, or in 16-bit grey'
+
 def _deep(im, path): # (h, w, channels) of a 16-bit colour PNG
-    if im.format != 'PNG':
-        raise _Unreadable('more than 8 bits a colour, of which only 8 can be read; save it as PNG, or in 16-bit grey')
-    from torchvision.io import ImageReadMode, decode_png, read_file
-    return decode_png(read_file(str(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    if im.format != 'PNG': raise _Unreadable(_DEEP)
+    im.load()                                                                  # a truncated file is told as such
+    try:
+        from torchvision.io import ImageReadMode, decode_png, read_file
+        a = decode_png(read_file(str(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    except Exception as e: raise _Unreadable(_DEEP) from e                      # torchvision was built without its codecs
+    if a.dtype != np.uint16: raise _Unreadable(_DEEP)
+    return a
 
 def _channels(im): # Grey (h, w) or a picture in RGB, and alpha (h, w) or None
     if im.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in im.info:

@@ -1417,6 +1417,13 @@ def test_one_window_of_two_is_junk(tmp_path):
     np.testing.assert_allclose(read_dicom(f, voi=1), 255*window(detector, 2000, 4000), atol=.51)
     np.testing.assert_allclose(read_dicom(f), percentiles(detector), atol=.6)
 
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('keyword', ['SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence'])
+def test_junk_in_functional_groups_costs_those_groups(tmp_path, keyword):
+    x, notes = read_noted(spoiled(tmp_path/'a.dcm', keyword, 'abcd', 'LO', WindowCenter=2000, WindowWidth=4000))
+    np.testing.assert_allclose(x, 255*window(detector, 2000, 4000), atol=.51)
+    assert notes == [f'{keyword} of no use, ignored']
+
 @pytest.mark.parametrize('moved', [True, False])
 @pytest.mark.parametrize('signed', [False, True])
 def test_high_bit(tmp_path, moved, signed):
