@@ -72,6 +72,10 @@ class _Empty(_Unreadable): "A mask that marks nothing"
 
 class _Empty(_Unreadable): "A mask that marks nothing"
 
+class _Empty(_Unreadable): "A mask that marks nothing"
+
+class _Empty(_Unreadable): "A mask that marks nothing"
+
 def _levels(a): # Distinct grey values, the number of pixels that have each, and which one each pixel has
     if a.dtype.kind in 'biu' and int(a.max()) - int(a.min()) < 2**16:          # few: counted rather than sorted
         which = np.subtract(a, int(a.min()), dtype=np.intp)
@@ -369,7 +373,7 @@ _MACROS = 'PixelValueTransformationSequence', 'FrameVOILUTSequence'
 def _own_groups(ds, frame, notes): # An enhanced file keeps rescale and windows in groups, shared or per frame
     for groups, i in (('SharedFunctionalGroupsSequence', 0), ('PerFrameFunctionalGroupsSequence', frame or 0)):
         try: macros = [(g.get(m) or [{}])[0] for g in list(ds.get(groups) or [])[i:i+1] for m in _MACROS]
-        except Exception:                                                      # whatever stands there, it is no sequence
+        except Exception:                                                      # whatever it is, it is no sequence
             notes.append(f'{groups} of no use, ignored')
             continue
         for macro in macros: ds.update(macro)
@@ -500,7 +504,7 @@ def _deep(im, path): # (h, w, channels) of a 16-bit colour PNG
     try:
         from torchvision.io import ImageReadMode, decode_png, read_file
         a = decode_png(read_file(str(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    except Exception as e: raise _Unreadable(_DEEP) from e                      # torchvision was built without its codecs
+    except Exception as e: raise _Unreadable(_DEEP) from e                     # torchvision was built without its codecs
     if a.dtype != np.uint16: raise _Unreadable(_DEEP)
     return a
 
@@ -834,7 +838,7 @@ def map_to_original(self:Geometry,
 
 # %% ../nbs/01_images.ipynb #2fe4f112
 class Pixels:
-    "Images of a cohort, resized and padded, in an array on disk; `unreadable` and `repairs` list what was left out, and mended"
+    "Images of a cohort, resized and padded, in an array on disk; `unreadable` and `repairs` are tables"
     def __init__(self,
         folder:str|PathLike # What `cache_pixels` made
     ):
