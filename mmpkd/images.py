@@ -76,6 +76,8 @@ class _Empty(_Unreadable): "A mask that marks nothing"
 
 class _Empty(_Unreadable): "A mask that marks nothing"
 
+class _Empty(_Unreadable): "A mask that marks nothing"
+
 def _levels(a): # Distinct grey values, the number of pixels that have each, and which one each pixel has
     if a.dtype.kind in 'biu' and int(a.max()) - int(a.min()) < 2**16:          # few: counted rather than sorted
         which = np.subtract(a, int(a.min()), dtype=np.intp)
@@ -504,7 +506,7 @@ def _deep(im, path): # (h, w, channels) of a 16-bit colour PNG
     try:
         from torchvision.io import ImageReadMode, decode_png, read_file
         a = decode_png(read_file(str(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    except Exception as e: raise _Unreadable(_DEEP) from e                     # torchvision was built without its codecs
+    except Exception as e: raise _Unreadable(_DEEP) from e                     # torchvision has no codecs
     if a.dtype != np.uint16: raise _Unreadable(_DEEP)
     return a
 
