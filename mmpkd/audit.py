@@ -626,7 +626,8 @@ def hidden_findings(
     counts = ', '.join(f'{w!r} in {_n(n, "report")}' for w, n in zip(hidden.word, hidden.reports) if n)
     out, none, near = [], hidden.word[hidden.reports == 0], hidden[hidden.misspelt != '']
     if counts:
-        out.append(finding('note', 'words hidden', f'Hidden from the teacher: {counts}.', count=(hidden.reports > 0).sum()))
+        text = f'Hidden from the teacher: {counts}.'
+        out.append(finding('note', 'words hidden', text, count=(hidden.reports > 0).sum()))
     if len(none):
         text = f'No report contains {_quote(none)}; is the word spelt as in the reports, and in their language?'
         out.append(finding('warning', 'hidden word not found', text, count=len(none)))
@@ -830,7 +831,7 @@ def save(self:Audit,
 # %% ../nbs/08_audit.ipynb #02376bd3
 def audit(
     cohort:Cohort, # Any cohort
-    pixels:bool|Pixels=True, # Decode each image and mask; or a pixel cache, which knows; False: files are only looked for
+    pixels:bool|Pixels=True, # Decode each image and mask; or a pixel cache; False: files are only looked for
     n_jobs:int=-1, # Threads that decode; -1 for as many as there are cores
     leak:float=.95, # A privileged column that alone reaches this AUROC is warned of; ours
     seed:int=0, # Of the folds in which categories are tried, and of the images that orientation is tried on

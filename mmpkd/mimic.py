@@ -117,7 +117,7 @@ def _fold(cluster): # One letter with its marks
 
 def fold_text(
     text:str # Any text
-) -> tuple: # The folded text; (N, 2) where each of its characters begins and ends in the original, None if nothing moved
+) -> tuple: # The folded text; (N, 2) where its characters begin and end in the original, or None if nothing moved
     "A text as names are searched in it: without case, accents and compatibility forms"
     if text.isascii(): return text.lower(), None
     clusters = _CLUSTER.findall(text)
@@ -195,13 +195,20 @@ def _bounds(term, compounds): # The term without an ellipsis at its ends; what m
     before = f'(?<!{_LETTER}){_LETTER}*' if term[0] == '…' else _start(words[0], compounds)
     return bare, before, f'{_LETTER}*' if term[-1] == '…' else _end(words[-1])
 
-@lru_cache
-def _pattern(terms, compounds=True): # One regular expression for all terms, the longest first
+def _sorted(terms): # The longest first
     terms = sorted({t.strip().replace('...', '…') for t in terms}, key=lambda t: (-len(t), t))
     if '' in terms: raise ValueError('a term to be masked must not be empty')
-    alike = groupby([_bounds(t, compounds) for t in terms], key=lambda b: b[1:])
+    return terms
+
+@lru_cache
+def _pattern(terms, compounds=True): # One regular expression of folded texts for all terms
+    alike = groupby([_bounds(t, compounds) for t in _sorted(terms)], key=lambda b: b[1:])
     groups = [f"{before}(?:{'|'.join(_term(b[0]) for b in group)}){behind}" for (before, behind), group in alike]
-    return re.compile('|'.join(groups), re.I)
+    return re.compile('|'.join(groups))
+
+@lru_cache
+def _hint(terms): # The same without bounds: quick, and where it finds nothing there is nothing
+    return re.compile('|'.join(_term(_bounds(t, False)[0]) for t in _sorted(terms)))
 
 # %% ../nbs/02_mimic.ipynb #58bc32d8
 def _original(spans, start, end): # The place in the original of a place in the folded text
@@ -219,6 +226,7 @@ def find_names(
 ) -> list: # (start, end) of each in the text, end exclusive
     "Where a text names something, in any script and spelling"
     folded, spans = fold_text(text)
+    if compounds and not _hint(tuple(names)).search(folded): return []
     found = [part for m in _pattern(tuple(names), compounds).finditer(folded) for part in _covered(m)]
     return [_original(spans, *part) for part in found]
 
@@ -289,10 +297,9 @@ def hide_counts(
     words:list # Words to be hidden
 ) -> pd.DataFrame: # `word`, `reports` that contain it, `misspelt`: spellings that stay, and in how many reports
     "How many reports contain each word that is to be hidden"
-    folded = [fold_text(t)[0] for t in texts.dropna().astype(str)]
-    near = misspelt_names(texts, words).groupby('name')
+    known, near = texts.dropna().astype(str), misspelt_names(texts, words).groupby('name')
     listed = {n: ', '.join(f'{s} ({k})' for s, k in zip(t.spelling, t.reports)) for n, t in near}
-    rows = [(w, sum(bool(_pattern((w,)).search(t)) for t in folded), listed.get(w, '')) for w in dict.fromkeys(words)]
+    rows = [(w, sum(bool(find_names(t, [w])) for t in known), listed.get(w, '')) for w in dict.fromkeys(words)]
     return pd.DataFrame(rows, columns=['word', 'reports', 'misspelt'])
 
 # %% ../nbs/02_mimic.ipynb #3ba7d404
