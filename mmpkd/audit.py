@@ -339,7 +339,7 @@ def _look_in_cache(cohort, paths, masks, pixels, keep=()): # The same from a cac
 
 # %% ../nbs/08_audit.ipynb #6a1a0e08
 LAYOUTS = {'as given': 'as they are', 'top to bottom': 'mirrored top to bottom (y is counted from below)',
-           'left to right': 'mirrored left to right', 'x and y swapped': 'with x and y swapped'}
+           'left to right': 'mirrored left to right', 'half a turn': 'turned by 180°', 'x and y swapped': 'with x and y swapped'}
 
 def lay_out(
     boxes:np.ndarray, # (n, 4) `x0, y0, x1, y1` in pixels
@@ -348,7 +348,8 @@ def lay_out(
 ) -> dict: # Layout, one of `LAYOUTS` -> (n, 4)
     "Where boxes lie, and where they would lie if they were mirrored or transposed"
     x0, y0, x1, y1 = np.asarray(boxes, float).T
-    columns = [(x0, y0, x1, y1), (x0, h - y1, x1, h - y0), (w - x1, y0, w - x0, y1), (y0, x0, y1, x1)]
+    columns = [(x0, y0, x1, y1), (x0, h - y1, x1, h - y0), (w - x1, y0, w - x0, y1),
+               (w - x1, h - y1, w - x0, h - y0), (y0, x0, y1, x1)]
     return {k: np.stack(c, axis=1) for k, c in zip(LAYOUTS, columns)}
 
 # %% ../nbs/08_audit.ipynb #59cfbec6
