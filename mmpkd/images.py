@@ -44,40 +44,6 @@ class _Unreadable(ValueError): "Why a file cannot be read, in words that name ne
 
 class _Empty(_Unreadable): "A mask that marks nothing"
 
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
 def _levels(a): # Distinct grey values, the number of pixels that have each, and which one each pixel has
     if a.dtype.kind in 'biu' and int(a.max()) - int(a.min()) < 2**16:          # few: counted rather than sorted
         which = np.subtract(a, int(a.min()), dtype=np.intp)
