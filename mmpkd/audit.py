@@ -696,7 +696,7 @@ def _column_names(t): # What each AUROC is of
 
 def _readable(t): # The table of columns in words
     return pd.DataFrame({'column': _column_names(t), 'kind': t.kind.replace('different in each row', 'all different'), 'values': t.levels, 'AUROC': t.auroc.map(_number),
-                         'of class': t['class'].fillna('–'), 'missing': t.missing.map('{:.0%}'.format), 'its AUROC': t.auroc_missing.map(_number)})
+                         'of class': t['class'].fillna('–'), 'blank': t.missing.map('{:.0%}'.format), 'its AUROC': t.auroc_missing.map(_number)})
 
 # %% ../nbs/08_audit.ipynb #2869c7c6
 WIDTH = 80

@@ -367,7 +367,14 @@ def _regions(rois, labels, image_id, box_label, root): # The boxes of these clas
     if 'mask' in boxes: boxes['mask'] = inside_root(as_words(boxes['mask']), root)[0]
     boxes, more = lesion_rows(_tidy(boxes, ['image_id'])[0])
     boxes, other = wanted_boxes(boxes, labels)
-    return boxes.reset_index(drop=True), [*notes.itertuples(index=False, name=None)] + more + other
+    boxes, cut = _begin_inside(boxes.reset_index(drop=True))
+    return boxes, [*notes.itertuples(index=False, name=None)] + more + other + cut
+
+def _begin_inside(boxes): # Boxes that begin up to a pixel outside, as rounding leaves them; repairs as tuples
+    start = boxes[['x0', 'y0']].astype(float)
+    where = (start < 0).any(axis=1) & (start >= -1).all(axis=1)
+    boxes.loc[where, ['x0', 'y0']] = start[where].clip(lower=0)
+    return boxes, [('box clipped to its image', i, 'it began up to a pixel outside') for i in boxes.image_id[where]]
 
 def _read_boxes(rois, ids): # A table of boxes, from a COCO file too
     if not isinstance(rois, pd.DataFrame) and Path(rois).suffix.lower() == '.json':

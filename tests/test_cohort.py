@@ -970,3 +970,18 @@ def test_types_of_text_columns(dtype):
     kind = pd.Series(['m', 'n', None, 'n', 'm', 'o', 'm'], dtype=dtype)
     t = items(kind=kind).astype({'patient_id': dtype, 'image': dtype})
     assert made(t, 'kind', task='multiclass')[0].labels == ['m', 'n', 'o']
+
+
+@pytest.mark.parametrize('start, kept', [((-.5, 3), (0, 3)), ((3, -1), (3, 0)), ((-1, -.25), (0, 0))])
+def test_a_box_that_begins_up_to_a_pixel_outside_is_clipped_and_counted(start, kept):
+    boxes = pd.DataFrame([dict(image_id='a', x0=start[0], y0=start[1], x1=9, y1=9), dict(image_id='b', x0=1, y0=2, x1=9, y1=9)])
+    table = pd.DataFrame(dict(image_id=['a', 'b'], patient_id=['a', 'b'], split='test', image=['a.png', 'b.png'], y=1))
+    c = Cohort.from_table(table, 'y', boxes)
+    assert c.rois[['x0', 'y0']].to_numpy().tolist() == [[*kept], [1, 2]]
+    assert c.repairs[['repair', 'id']].to_numpy().tolist() == [['box clipped to its image', 'a']]
+
+@pytest.mark.parametrize('start', [(-1.5, 3), (3, -2), (-40, -.5)])
+def test_a_box_that_begins_further_outside_is_refused(start):
+    boxes = pd.DataFrame([dict(image_id='a', x0=start[0], y0=start[1], x1=9, y1=9)])
+    table = pd.DataFrame(dict(image_id=['a'], patient_id=['a'], split='test', image=['a.png'], y=1))
+    with pytest.raises(ValueError, match="of image 'a' must have 0 <= x0"): Cohort.from_table(table, 'y', boxes)
