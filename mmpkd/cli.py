@@ -157,7 +157,7 @@ def print_table(
     if title: tell(title)
     for block in _blocks(widths, console.width):
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-        for i in block: table.add_column(Text(heads[i]), justify='left' if i == 0 or heads[i] in words else 'right', no_wrap=True, overflow='ignore')
+        for i in block: table.add_column(Text(heads[i]), justify='left' if i == 0 or heads[i] in words else 'right', no_wrap=True)
         for row in zip(*[columns[i] for i in block]): table.add_row(*map(Text, row))
         console.print(table, crop=False, soft_wrap=True)
         title = ''
@@ -175,13 +175,15 @@ def print_columns(
     print_table(table, 'Columns', words=('Used as', 'Looks like'))
 
 # %% ../nbs/43_cli.ipynb #64fc512d
+def _tell_hidden(hidden): # From `hide_counts`
+    for r in hidden.itertuples():
+        tell(f'Hidden: {r.word!r}, in {r.reports} reports' if r.reports else f'WARNING: {r.word!r} is to be hidden, and no report has it')
+        if r.misspelt: tell(f'WARNING: spellings close to {r.word!r} stay in the reports: {r.misspelt}')
+
 def _hide(items, text, words): # The table, whose reports lack these words
-    from mmpkd.mimic import mask_labels
-    def hidden(report, terms): return mask_labels(report, dict(hidden=terms)) if isinstance(report, str) else report
-    for w in words:
-        found = sum(hidden(r, [w]) != r for r in items[text].dropna())
-        tell(f'Hidden: {w!r}, found in {found} of {len(items)} reports' if found else f'WARNING: {w!r} is to be hidden, and no report has it')
-    return items.assign(**{text: [hidden(r, words) for r in items[text]]})
+    from mmpkd.mimic import hide_counts, mask_labels
+    _tell_hidden(hide_counts(items[text], words))
+    return items.assign(**{text: [mask_labels(r, dict(hidden=words)) if isinstance(r, str) else r for r in items[text]]})
 
 # %% ../nbs/43_cli.ipynb #1b91a4a8
 def _column_roles(image_id, patient, image, labels, tabular, split, text, masks): # Column -> what it is used as
@@ -358,14 +360,8 @@ def leave_sheet(
     pixels=None # Its pixel cache, if there is one
 ):
     "Draw a sample of images with their boxes, and say where the sheet lies"
-    import matplotlib.pyplot as plt
-    import mmpkd.audit
-    contact_sheet = getattr(mmpkd.audit, 'contact_sheet', None)
-    if contact_sheet is None: return
-    from mmpkd.report import plain_words
-    figure = plain_words(contact_sheet)(cohort, pixels)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    from mmpkd.audit import contact_sheet
+    contact_sheet(cohort, pixels).savefig(path, dpi=100)
     tell(f'Images with their boxes, to look at: {path}', whole=True)
 
 def before_training(

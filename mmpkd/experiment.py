@@ -164,7 +164,9 @@ def _teacher(config, seed=0):
     return make_teacher(config['teacher'], preset=config['preset'], **args | dict(seed=args.get('seed', 0) + seed))
 
 # %% ../nbs/40_experiment.ipynb #ba2cee22
-def _folder(arm): return re.sub(r'[^A-Za-z0-9.=+-]', '_', '_'.join(arm.split())).rstrip('.')
+def _folder(arm):
+    plain = re.sub(r'[^\w.=+-]', '_', '_'.join(arm.split()))
+    return ''.join(c if c.isascii() else f'_{ord(c):x}' for c in plain).rstrip('.')
 
 def _soft_files(arms, folder): return {arm: folder/'soft_labels'/f'{_folder(arm)}.parquet' for arm in arms if has_soft_labels(arm)}
 
@@ -533,7 +535,7 @@ def run_experiment(
     before=None # `before(cohort, pixels, audit)` is called ahead of the first training
 ): # A `Run`
     "Do what is not yet done of all arms and seeds, in a folder that keeps everything needed to redo it"
-    out, arms = Path(out), tuple(dict.fromkeys(arms))
+    out, arms = Path(out), tuple({_folder(arm): arm for arm in arms}.values())                # an arm named twice is one
     _check_numbers(seeds, n_jobs)
     _check_arms(arms, seeds, config)
     untaught = any(_to_teach(arms, _teacher_folder(out, config, seed)) for seed in range(seeds))
@@ -543,7 +545,7 @@ def run_experiment(
     _same_settings(out, config)
     units = [(arm, seed, out/'units'/_folder(arm)/f'seed-{seed}') for seed in range(seeds) for arm in arms]
     todo = [u for u in units if not u[2].is_dir()]
-    strict, but = bool(todo) and not ignore_audit, ('no region in test', *['unreadable image']*skip_unreadable)
+    strict, but = bool(todo) and not ignore_audit, ('unreadable image',)*skip_unreadable
     if strict: refuse(audit(cohort, pixels=False), but)
     _check_model(cohort, config, [_start(config, a[5:], 0) for a in arms if a.startswith('from ')])
     out.mkdir(parents=True, exist_ok=True)

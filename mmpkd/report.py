@@ -143,7 +143,7 @@ def _lacks(run): # Sentences
         out.append(f"The audit of the data found errors, and the run went on all the same: {', '.join(errors)}.")
     return out
 
-_SAID = ('no region in test', 'unreadable image') # findings that have a sentence of their own
+_SAID = ('no region in test', 'unreadable image') # errors that have a sentence of their own
 
 # %% ../nbs/42_report.ipynb #d606ebaa
 def caveats(

@@ -17,15 +17,19 @@ from mmpkd.report import table1
 
 ROOT = Path(mmpkd.__file__).parents[1]
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory, monkeypatch):
+    "What a command leaves in the folder it is called in does no harm"
+    monkeypatch.chdir(tmp_path_factory.mktemp('here'))
 
 def invoke(*args): return CliRunner(env=dict(COLUMNS='200', TERMINAL_WIDTH='200', NO_COLOR='1')).invoke(app, [str(a) for a in args])
 
 def fails_long(capsys, monkeypatch, *args):
-    "What `mmpkd` says on stderr as it exits with code 1, in as many lines as there are bad files"
+    "What `mmpkd` says on stderr as it exits with code 2, in as many lines as there are bad files"
     monkeypatch.setattr(sys, 'argv', ['mmpkd', *map(str, args)])
     with pytest.raises(SystemExit) as stop: main()
     err = capsys.readouterr().err
-    assert stop.value.code == 1 and err.startswith('error: ') and 'Traceback' not in err, err[:300]
+    assert stop.value.code == 2 and err.startswith('error: ') and 'Traceback' not in err, err[:300]
     return err
 
 def fails(capsys, monkeypatch, *args):
@@ -272,7 +276,7 @@ def test_no_network_no_traceback(busbra, tmp_path):
     env = os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path/'hub'))
     args = ['run', 'busbra', '--root', str(busbra), '--out', str(tmp_path/'run')]
     run = subprocess.run([sys.executable, '-c', 'from mmpkd.cli import main; main()', *args], env=env, capture_output=True, text=True)
-    assert run.returncode == 1 and re.fullmatch('error: cannot get the ImageNet weights .*--weights PATH.*--weights none.*\n', run.stderr), run.stderr
+    assert run.returncode == 2 and re.fullmatch('error: cannot get the ImageNet weights .*--weights PATH.*--weights none.*\n', run.stderr), run.stderr
 
 def test_options_that_do_not_go_together(capsys, monkeypatch, busbra, ultrasound, tmp_path):
     call = 'run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL
@@ -400,10 +404,9 @@ def test_a_table_from_beginning_to_end(spreadsheet, tmp_path):
     assert re.search(r'age\s+metadata\s+amount', result.output) and re.search(r'report\s+report\s+text', result.output)
     assert Run(tmp_path/'run').config['teacher'] == 'stacked'
 
-def test_the_teacher_of_a_table_needs_no_regions(capsys, monkeypatch, spreadsheet, tmp_path):
+def test_the_teacher_of_a_table_needs_no_regions(spreadsheet):
     result = invoke('teacher', 'table', *spreadsheet, '--text', 'report', '--seeds', 1)
     assert result.exit_code == 0 and re.search(r'test\s+\d', result.output), result.output
-    assert 'nothing to localize' in fails_long(capsys, monkeypatch, 'run', 'table', *spreadsheet, '--text', 'report', '--out', tmp_path/'run', *TINY_CALL)
 
 def test_words_can_be_hidden_from_the_teacher(phantom, tmp_path):
     phantom.items.to_csv(tmp_path/'scans.csv', index=False)
@@ -428,7 +431,7 @@ def test_tables_that_cannot_be_worked_with(capsys, monkeypatch, spreadsheet, ext
     assert message in fails(capsys, monkeypatch, 'audit', 'table', *spreadsheet, *extra)
 
 def test_a_table_without_privileged_columns(capsys, monkeypatch, spreadsheet, tmp_path):
-    "Nobody can be taught by it, but it can be audited"
+    "No teacher can learn from it, but it can be audited"
     assert 'Audit of' in invoke('audit', 'table', *spreadsheet).output
     for call in (['run', 'table', *spreadsheet, '--out', tmp_path/'run'], ['teacher', 'table', *spreadsheet]):
         assert 'nothing is privileged: name a report with --text' in fails_long(capsys, monkeypatch, *call)
