@@ -33,8 +33,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from .cohort import BOX, SPLITS, Cohort, column_kinds, is_amount, repair_table
-from .images import Pixels, mask_box, read_image, read_mask, resize_mask, show_image
+from .cohort import BOX, SPLITS, Cohort, column_kinds, is_amount
+from .images import Pixels, mask_box, read_image, read_mask, read_noted, resize_mask, show_image
 from .mimic import find_names, fold_text, hide_counts, misspelt_names
 
 # %% ../nbs/08_audit.ipynb #dd58a964
@@ -161,13 +161,13 @@ def plainness(
     a:np.ndarray # (h, w) `uint8`; large ones are sampled
 ) -> float: # 0 to 1
     "Share of the most common grey value, with its two neighbours"
-    step = max(1, max(a.shape)//256)
+    step = max(1, max(a.shape)//128)
     counts = np.bincount(a[::step, ::step].ravel(), minlength=256)
     return np.convolve(counts, [1, 1, 1]).max()/counts.sum()
 
 def small_copy(
     a:np.ndarray, # (h, w) `uint8`
-    size:int=192 # Longer side, in pixels; a smaller image stays as it is
+    size:int=128 # Longer side, in pixels; a smaller image stays as it is
 ) -> np.ndarray: # (h', w') `uint8`
     "An image small enough to be kept"
     h, w = a.shape
@@ -180,7 +180,7 @@ def look(
     keep:bool=False # Also keep a small copy?
 ) -> tuple: # What `IMAGE` names, None, notes of what was repaired, small copy; or None, the reason, (), None
     "What the audit keeps of one image"
-    try: a, notes = read_image(path), []
+    try: a, notes = read_noted(path)
     except (ValueError, OSError) as e: return None, _reason(e), (), None
     d = hashlib.blake2b(repr(a.shape).encode(), digest_size=8)
     d.update(np.ascontiguousarray(a))
@@ -276,7 +276,7 @@ def _split_paths(cohort): # Paths of images by `image_id`, of masks by row of `r
 # %% ../nbs/08_audit.ipynb #18794db4
 def some_with_regions(
     cohort:Cohort,
-    n:int=500, # At most so many
+    n:int=300, # At most so many
     seed:int=0 # Of the draw
 ) -> list: # Of `image_id`, in random order
     "One image with a region of interest of each patient, of `n` patients"
@@ -321,7 +321,7 @@ def _look_in_cache(cohort, paths, masks, pixels, keep=()): # The same from a cac
     images['plain'] = pd.Series([plainness(_content(pixels, i)) for i in here], here, dtype=float)
     why = pixels.unreadable.set_index('image_id').reason
     images['reason'] = [None if i in pixels.rows else why.get(i, 'not in the pixel cache') for i in paths.index]
-    notes = getattr(pixels, 'repairs', repair_table()).groupby('id').repair.agg(tuple)
+    notes = pixels.repairs.groupby('id').repair.agg(tuple)
     images['notes'] = [notes.get(i, ()) for i in paths.index]
     images['small'] = pd.Series({i: small_copy(_content(pixels, i)) for i in keep if i in pixels.rows}, dtype=object)
     lost = [None if os.path.isfile(cohort.root/m) else 'missing file' for m in masks]
@@ -691,10 +691,11 @@ def _column_text(columns, k=40): # The same, narrow enough
     t = _readable(columns.head(k))
     t = t.assign(kind=_column_of_words(t.kind, 13))
     others = t.drop(columns=['column', 'of class']).astype(str)
-    taken = sum(max(len(c), others[c].map(cell_len).max()) + 1 for c in others)
-    classes = _column_of_words(t['of class'], max(8, (WIDTH - taken)//3))
-    columns_left = WIDTH - taken - max(8, classes.map(cell_len).max()) - 1
-    t = t.assign(**{'of class': classes, 'column': _column_of_words(t.column, columns_left)})
+    taken = sum(max(len(c), others[c].map(cell_len).max()) + 1 for c in others) + 1
+    left = WIDTH - taken - 1                                                          # for the two columns of names
+    classes = min(max(12, left - t.column.map(cell_len).max()), t['of class'].map(cell_len).max())
+    t = t.assign(**{'of class': _column_of_words(t['of class'], classes)})
+    t['column'] = _column_of_words(t.column, left - max(len('of class'), classes))
     return _table_text(t, index=False, justify='left') + (f'\n… and {len(columns)-k} more columns' if len(columns) > k else '')
 
 # %% ../nbs/08_audit.ipynb #7ef36b8a
@@ -828,10 +829,11 @@ def audit(
 # %% ../nbs/08_audit.ipynb #1ccd4d7a
 def _spread(cohort, n, seed): # `image_id` of `n` images: those with regions first, in turn from each split and label
     t = cohort.items[['image_id', 'split', *cohort.labels]].sample(frac=1, random_state=seed)
-    rois = cohort.rois.drop_duplicates('image_id').set_index('image_id').label
-    label = t.image_id.map(rois).fillna(t[cohort.labels].astype(float).fillna(0).idxmax(axis=1))
-    turn = t.groupby([t.split, label]).cumcount()
-    t = t.assign(bare=~t.image_id.isin(rois.index), turn=turn, order=t.split.map(SPLITS.index), label=label)
+    region = dict(zip(cohort.rois.image_id, cohort.rois.label))
+    positive = (t[cohort.labels] == 1).to_numpy().argmax(axis=1)
+    label = [cohort.labels.index(region[i]) if i in region else k for i, k in zip(t.image_id, positive)]
+    t = t.assign(bare=[i not in region for i in t.image_id], order=t.split.map(SPLITS.index), label=label)
+    t['turn'] = t.groupby(['bare', 'order', 'label']).cumcount()
     return t.sort_values(['bare', 'turn', 'order', 'label'], kind='stable').image_id.head(n).tolist()
 
 def _drawable(s): # Characters that the font lacks become a question mark
@@ -879,7 +881,7 @@ def contact_sheet(
     ids = _spread(cohort, n, seed)
     columns = max(1, min(6, len(ids)))
     rows = max(1, -(-len(ids)//columns))
-    fig = Figure(figsize=(1.9*columns, .4 + 2.1*rows), layout='constrained')
+    fig = Figure(figsize=(1.9*columns, .4 + 2.1*rows), dpi=100, layout='constrained')
     axs = fig.subplots(rows, columns, squeeze=False).ravel()
     t = cohort.items.set_index('image_id', drop=False)
     for ax in axs: ax.axis('off')

@@ -102,6 +102,8 @@ def check_rois(
     if len(odd): raise ValueError(f'region of interest of image {odd.image_id.iloc[0]!r} has the unknown class {odd.label.iloc[0]!r}; the classes are {_some(labels, 20)}')
     flat = rois[~((rois.x1 > rois.x0) & (rois.y1 > rois.y0) & (rois.x0 >= 0) & (rois.y0 >= 0))]
     if len(flat): raise ValueError(f'box {flat[BOX].iloc[0].tolist()} of image {flat.image_id.iloc[0]!r} must have 0 <= x0 < x1 and 0 <= y0 < y1')
+    share = rois[(rois[['x1', 'y1']] <= 1).all(axis=1) & (rois[BOX] != [0, 0, 1, 1]).any(axis=1)]
+    if len(share): raise ValueError(f'box {share[BOX].iloc[0].tolist()} of image {share.image_id.iloc[0]!r} lies within one pixel; boxes are in pixels, not in shares of the image')
 
 # %% ../nbs/00_cohort.ipynb #608af38b
 REPAIRS = ['repair', 'id', 'note']
@@ -132,7 +134,8 @@ class Cohort:
         need_columns(items, KEYS + labels + tabular + ([text] if text else []), 'items')
         leak = set(labels) & set(tabular + [text])
         if leak: raise ValueError(f'{_some(leak)} cannot be a label and privileged information at once')
-        items = items.reset_index(drop=True).astype({'image_id': str, 'patient_id': str})
+        items = items.reset_index(drop=True)
+        items = items.assign(**{c: items[c].astype(str).mask(items[c].isna()) for c in ('image_id', 'patient_id')})
         check_items(items)
         check_labels(items, labels, task)
         if rois is None: rois = pd.DataFrame(columns=['image_id', 'label'] + BOX)
@@ -500,7 +503,7 @@ def _split_box_column(table, what): # A table whose boxes are in one column, wit
         if order is None: raise ValueError(f'{what}: column {c!r} may hold x, y, w, h or x0, y0, x1, y1; rename it to bbox_xywh or bbox_xyxy')
         four = [_four(v, f'{what}, row {k}, column {c!r}') for k, v in enumerate(table[c], 1)]
         names = BOX if order == 'xyxy' else EXTENTS[0]
-        return table.drop(columns=[c, *names], errors='ignore').join(pd.DataFrame(four, table.index, names, float))
+        return table.drop(columns=c).assign(**dict(zip(names, np.array(four, float).reshape(-1, 4).T)))
     return table
 
 def as_boxes(
@@ -555,16 +558,15 @@ def lesion_rows(
                          'pixels of the original image, not in shares of it (multiply x by its width and y by its height)')
     return boxes, [('box row without a box left out', i, 'its numbers are blank: no lesion') for i in none.image_id]
 
-# %% ../nbs/00_cohort.ipynb #36790635
+# %% ../nbs/00_cohort.ipynb #138ec768
+def _word(v): return str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v).strip()
+
 def as_words(
     x:pd.Series # A column of names: text, or numbers that are meant as names
 ) -> pd.Series: # Text without blanks around it; NaN where blank
     "Names as text; a whole number has no decimal point, although a blank in its column has made it a float"
-    known = x.dropna()
-    whole = known.map(lambda v: isinstance(v, (float, np.floating)) and float(v).is_integer())
-    words = known.astype(object).where(~whole.astype(bool), known.map(lambda v: int(v) if isinstance(v, (float, np.floating)) else v))
-    words = words.map(str).str.strip() if len(words) else words.astype(object)
-    return words.where(words != '').reindex(x.index)
+    known = x.dropna().astype(object).map(_word)
+    return known.where(known != '').reindex(x.index)
 
 def class_words(
     x:pd.Series # A column that names classes
@@ -602,6 +604,7 @@ def column_kinds(
 ) -> pd.DataFrame: # One row per column: kind, number of different values, share missing
     "What each column looks like: 'constant', 'different in each row', '0/1', 'amount', 'category' or 'text'"
     def kind(x):
+        if x.map(lambda v: isinstance(v, (list, dict))).any(): x = x.astype(str)
         n = x.nunique()
         if n < 2: return 'constant'
         if pd.api.types.is_bool_dtype(x) or x.dropna().isin([0, 1]).all(): return '0/1'
@@ -638,14 +641,15 @@ def patient_split(
     for k, fold in enumerate(folds): out[fold] = 'test' if k < a else 'valid' if k < a + b else 'train'
     return out
 
-# %% ../nbs/00_cohort.ipynb #3d55fd09
-def _person(name): return ' '.join(unicodedata.normalize('NFKC', name).casefold().split())
+# %% ../nbs/00_cohort.ipynb #e372c52a
+def _person(name): # A name without what two hands may write in two ways
+    return ' '.join(unicodedata.normalize('NFKC', name).casefold().split())
 
 def one_spelling(
     patients:pd.Series # Names of the patients as text, indexed by the `image_id`
 ) -> tuple[pd.Series, pd.Series, list]: # The first spelling of each name; who must be in one split; repairs as tuples
     "Patients whose names differ only in blanks, case or Unicode form as one"
-    who = patients.map(_person)
+    who = patients.fillna('').map(_person)
     first = patients.groupby(who).transform('first')
     other = first != patients
     notes = [('patient written in several ways taken as one', i, 'the name differs in blanks, case or Unicode form') for i in patients.index[other]]
@@ -719,7 +723,8 @@ def merge_rows(
             raise ValueError(f'image_id must be unique: image {differ.index[differ[c]][0]!r} has rows that differ in {c!r}')
     out = items.drop_duplicates('image_id')
     if collect:
-        said = twice.dropna(subset=collect).groupby('image_id')[collect].agg(lambda v: sep.join(dict.fromkeys(v)))
+        said = twice.dropna(subset=collect).explode(collect).dropna(subset=collect)
+        said = said.groupby('image_id')[collect].agg(lambda v: sep.join(dict.fromkeys(v)))
         out = out.assign(**{collect: out.image_id.map(said).fillna(out[collect])})
     n = twice.image_id.value_counts(sort=False)
     notes = [('rows of one image merged', i, f'{k} rows') for i, k in n.items()]
@@ -759,7 +764,7 @@ def _tidy(items, columns): # These columns as text without blanks around it; rep
     for c, w in out.items():
         text = items[c].map(lambda v: isinstance(v, str))
         loose = text & (items[c] != w)
-        if loose.any(): notes.append(('blanks around words removed', c, f'{int(loose.sum())} cells, first of image or row {loose.idxmax() + 1}'))
+        if loose.any(): notes.append(('blanks around words removed', c, f'{int(loose.sum())} cells'))
     return items.assign(**out), notes
 
 def _word_columns(items, columns): # Those of these columns that hold text
@@ -767,13 +772,19 @@ def _word_columns(items, columns): # Those of these columns that hold text
 
 def _blank_words(items, columns, text): # What became of words such as NA; reports that say no more are blank
     notes = []
-    for c in _word_columns(items, columns + [text]*bool(text)):
-        odd = items[c].astype(str).str.strip().str.lower().isin(BLANKS) & items[c].map(lambda v: isinstance(v, str))
+    for c in _word_columns(items, [*columns, *[text]*bool(text)]):
+        odd = items[c].map(lambda v: isinstance(v, str) and v.strip().lower() in BLANKS)
         if not odd.any(): continue
         said = f'{int(odd.sum())} cells, such as {items[c][odd].iloc[0]!r}'
-        notes.append(('reports of one word taken for blanks', c, said) if c == text else ('words that may mean a blank kept as words', c, said))
+        notes.append(('reports of one word taken for blanks' if c == text else 'words that may mean a blank kept as words', c, said))
         if c == text: items = items.assign(**{c: items[c].mask(odd)})
     return items, notes
+
+def _tidy_words(items, named, tabular, text): # Classes and metadata without blanks around, and reports; repairs as tuples
+    tabular = [c for c in tabular if c in items]
+    items, loose = _tidy(items, _word_columns(items, tabular))
+    items, kept = _blank_words(items, [*named, *tabular], text if text in items else None)
+    return items, loose + kept
 
 # %% ../nbs/00_cohort.ipynb #d5609d0f
 def _identify(items, image_id, patient_id, image, split, root): # The columns `image_id`, `patient_id`, `image` and `split`
@@ -797,12 +808,19 @@ def _labelled(items, labels, task, label_sep, classes): # The label columns as z
         notes += more
     return items, labels, notes
 
-def _made_split(items, strata, valid, test, seed): # A split by patients
+def _made_split(items, labels, valid, test, seed): # A split by patients
     names, group, notes = one_spelling(items.set_index('image_id').patient_id)
-    parts = patient_split(group.to_numpy(), strata, valid, test, seed)
+    parts = patient_split(group.to_numpy(), labels.map(str).agg(' '.join, axis=1), valid, test, seed)
     return items.assign(patient_id=names.to_numpy(), split=parts), notes
 
-def _regions(rois, labels, image_id, box_label): # The boxes of these classes; repairs as tuples
+def _perhaps_torn(items): # Repairs that name patients who may be one, in two splits
+    names = items.set_index('image_id')
+    group = one_spelling(names.patient_id)[1]
+    torn = (names.split.groupby(group).nunique() > 1) & (names.patient_id.groupby(group).nunique() > 1)
+    return [('patient perhaps in two splits, written in two ways', i, 'the names differ in case, Unicode form or zeros in front')
+            for i in group.index[group.isin(torn.index[torn])]]
+
+def _regions(rois, labels, image_id, box_label, root): # The boxes of these classes; repairs as tuples
     boxes, notes = _read_boxes(rois, (image_id, 'image_id', box_label))
     if 'image_id' not in boxes and image_id in boxes: boxes = boxes.rename(columns={image_id: 'image_id'})
     need_columns(boxes, ['image_id'], 'the table of boxes')
@@ -810,6 +828,8 @@ def _regions(rois, labels, image_id, box_label): # The boxes of these classes; r
     if box_label != 'label': boxes = boxes.drop(columns='label', errors='ignore').rename(columns={box_label: 'label'})
     if 'label' not in boxes and box_label == 'label' and len(labels) == 1: boxes = boxes.assign(label=labels[0])
     need_columns(boxes, ['label'], f'the table of boxes (box_label={box_label!r})')
+    if labels == [box_label]: boxes['label'] = class_words(boxes.label).replace('1', labels[0])     # the label itself, of each box
+    if 'mask' in boxes: boxes['mask'] = inside_root(as_words(boxes['mask']), root)[0]
     boxes, more = lesion_rows(_tidy(boxes, ['image_id'])[0])
     boxes, other = wanted_boxes(boxes, labels)
     return boxes.reset_index(drop=True), [*notes.itertuples(index=False, name=None)] + more + other
@@ -845,24 +865,25 @@ def from_table(cls:Cohort,
 ) -> Cohort:
     "A cohort from anyone's table; raises a `ValueError` that names a missing column or an impossible value"
     labels, tabular = [labels] if isinstance(labels, str) else list(labels), list(tabular)
-    names = labels if label_sep or task == 'multiclass' and len(labels) == 1 else []
-    items, read = read_noted_table(table, (image_id, patient_id, image, split, *names))
+    named = labels if label_sep or task == 'multiclass' and len(labels) == 1 else []
+    if classes is not None and not named: raise ValueError("classes goes with one label column that names them (task='multiclass' or label_sep)")
+    items, read = read_noted_table(table, (image_id, patient_id, image, split, *named))
     need_columns(items, [c for c in (image_id, patient_id, *labels) if c], 'the table')
-    if split and split not in items: raise ValueError(f'the table has no column {split!r}; name the one with train, valid and test, or take split=None to have a split made by patients')
+    if split and split not in items:
+        raise ValueError(f'the table has no column {split!r}; name the one with train, valid and test, or take split=None '
+                         'to have a split made by patients')
     items, notes = _identify(items.reset_index(drop=True), image_id, patient_id, image, split, root)
-    items, more = merge_rows(items, ['patient_id', 'image', *['split']*bool(split), *(labels if not label_sep else ()), *tabular, *[text]*bool(text)], label_sep and labels[0], label_sep)
-    notes += more
-    items, loose = _tidy(items, _word_columns(items, [c for c in tabular if c in items]))
-    items, kept = _blank_words(items, [c for c in [*labels, *tabular] if c in items], text if text in items else None)
+    once = ['patient_id', 'image', *['split']*bool(split), *(c for c in labels if not label_sep), *tabular, *[text]*bool(text)]
+    items, merged = merge_rows(items, once, label_sep and labels[0], label_sep)
+    items, words = _tidy_words(items, named, tabular, text)
     raw = items[labels]
-    items, labels, words = _labelled(items, labels, task, label_sep, classes)
-    notes += loose + kept + words
-    if not split:
-        strata = (items[labels] if label_sep else raw).map(str).agg(' '.join, axis=1)
-        items, more = _made_split(items, strata, valid, test, seed)
-        notes += more
+    items, labels, more = _labelled(items, labels, task, label_sep, classes)
+    notes += merged + words + more
+    if split: more = _perhaps_torn(items)
+    else: items, more = _made_split(items, items[labels] if label_sep else raw, valid, test, seed)
+    notes += more
     if rois is not None:
-        rois, more = _regions(rois, labels, image_id, box_label)
+        rois, more = _regions(rois, labels, image_id, box_label, root)
         notes += more
     before = [*([] if repairs is None else [repairs]), read]
     return cls(items, labels, rois, text, tabular, root, task, name, pd.concat([*before, repair_table(notes)]))

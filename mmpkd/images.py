@@ -52,6 +52,14 @@ class _Empty(_Unreadable): "A mask that marks nothing"
 
 class _Empty(_Unreadable): "A mask that marks nothing"
 
+class _Empty(_Unreadable): "A mask that marks nothing"
+
+class _Empty(_Unreadable): "A mask that marks nothing"
+
+class _Empty(_Unreadable): "A mask that marks nothing"
+
+class _Empty(_Unreadable): "A mask that marks nothing"
+
 def _levels(a): # Distinct grey values, the number of pixels that have each, and which one each pixel has
     if a.dtype.kind in 'biu' and int(a.max()) - int(a.min()) < 2**16:          # few: counted rather than sorted
         which = np.subtract(a, int(a.min()), dtype=np.intp)
@@ -225,6 +233,11 @@ def _undecodable(uid): # In words
     hint = "; pip install 'mmpkd[gpl]' brings one" if _LIBJPEG in missing else ''
     return f'no decoder for the transfer syntax {uid.name}{hint}'
 
+def _put(ds, name, value): # pydicom would first read what stands there
+    tag = tag_for_keyword(name)
+    if tag in ds: del ds[tag]
+    setattr(ds, name, value)
+
 def _mend(ds, notes): # What pydicom needs to know; a default takes the place of junk
     grey = ds.PhotometricInterpretation.startswith(('MONOCHROME', 'PALETTE'))
     bits = int(ds.BitsAllocated)
@@ -233,12 +246,12 @@ def _mend(ds, notes): # What pydicom needs to know; a default takes the place of
     for name, (allowed, default) in rules.items():
         if tag_for_keyword(name) not in ds: notes.append(f'{name} of no use, ignored')
         found = _number(ds, name, notes, lambda v: v in allowed)
-        setattr(ds, name, default if found is None else int(found))
+        _put(ds, name, default if found is None else int(found))
     n = _number(ds, 'NumberOfFrames', notes, lambda v: v >= 1 and v == int(v))
-    ds.NumberOfFrames = int(n or 1)
+    _put(ds, 'NumberOfFrames', int(n or 1))
     if ds.SamplesPerPixel > 1:
         planar = _number(ds, 'PlanarConfiguration', notes, lambda v: v in (0, 1))
-        ds.PlanarConfiguration = int(planar or 0)
+        _put(ds, 'PlanarConfiguration', int(planar or 0))
 
 def _checked(ds, notes): # Raise unless its pixels can be decoded; returns the transfer syntax
     uid = ds.file_meta.get('TransferSyntaxUID')
@@ -252,20 +265,33 @@ def _checked(ds, notes): # Raise unless its pixels can be decoded; returns the t
     if not photometric: missing.append('PhotometricInterpretation')
     if missing: raise _Unreadable(f'its header has no {", ".join(missing)}')
     if photometric not in _COLOURS: raise _Unreadable('its PhotometricInterpretation is unknown')
-    ds.PhotometricInterpretation = photometric
+    _put(ds, 'PhotometricInterpretation', photometric)
     _mend(ds, notes)
     return uid
 
-def _stored(ds, frame, notes): # One frame as it is stored, (h, w), or (h, w, 3) in RGB
-    uid = _checked(ds, notes)
-    i = _which_frame(ds.NumberOfFrames, frame)
+def _decoded(ds, uid, i, notes): # One frame, (h, w), or (h, w, 3) in RGB
     try:
         rgb = _jpeg_rgb(ds, uid, i, notes)
         return pixel_array(ds, index=i) if rgb is None else rgb
     except (_Unreadable, MemoryError): raise
     except Exception as e:
-        if 'not support' in str(e) and _LIBJPEG in ' '.join(get_decoder(uid).missing_dependencies): raise _Unreadable(_undecodable(uid)) from e
+        gpl = _LIBJPEG in ' '.join(get_decoder(uid).missing_dependencies)
+        if gpl and 'not support' in str(e): raise _Unreadable(_undecodable(uid)) from e
         raise _Unreadable('truncated' if 'less than expected' in str(e) else f'damaged pixels ({uid.name})') from e
+
+def _stored(ds, frame, notes): # One frame as it is stored; bits that lie above the lowest ones are brought down
+    uid = _checked(ds, notes)
+    i, bits = _which_frame(ds.NumberOfFrames, frame), int(ds.get('BitsStored') or 0)
+    high = _number(ds, 'HighBit', notes, lambda v: v in range(int(ds.BitsAllocated)))
+    if not bits or uid.is_compressed or high is None or high <= bits - 1: return _decoded(ds, uid, i, notes)
+    ds.BitsStored = int(high) + 1                                              # pydicom takes the lowest bits, wherever they are
+    a, lowest = _decoded(ds, uid, i, notes), -2**(bits - 1) if ds.PixelRepresentation else 0
+    ds.BitsStored = bits
+    if lowest <= a.min() and a.max() < lowest + 2**bits:                       # they do lie at the bottom; the header errs
+        notes.append('HighBit of no use, ignored')
+        return a
+    notes.append('pixels shifted by their HighBit')
+    return a >> int(high + 1 - bits)
 
 def _which_frame(n, frame):
     if n > 1 and frame is None: raise _Unreadable(f'{n} frames; say which one with frame=0..{n-1}')
@@ -340,25 +366,9 @@ def _dicom(path, frame, notes): # Header and pixels of one frame; (h, w) as stor
     ds = pydicom.dcmread(BytesIO(data))
     if not any(k in ds for k in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
         raise _Unreadable('truncated' if 'Rows' in pydicom.dcmread(BytesIO(data), stop_before_pixels=True) else 'no pixels in it')
-    a = _high_bits(ds, frame, notes)
+    a = _stored(ds, frame, notes)
     _own_groups(ds, frame)
     return ds, a
-
-def _high_bits(ds, frame, notes): # Pixels whose bits lie above the lowest ones are brought down; pydicom would cut them off
-    junk = []
-    high, stored, bits = (_number(ds, k, junk, float.is_integer) for k in ('HighBit', 'BitsStored', 'BitsAllocated'))
-    compressed = ds.file_meta.get('TransferSyntaxUID', pydicom.uid.ExplicitVRLittleEndian).is_compressed
-    if 'HighBit of no use, ignored' in junk: notes.append(junk[0])
-    if compressed or None in (high, stored, bits) or not stored - 1 < high < bits: return _stored(ds, frame, notes)
-    ds.BitsStored = int(high) + 1
-    a, shift = _stored(ds, frame, notes), int(high + 1 - stored)
-    lowest = -2**(stored - 1) if ds.PixelRepresentation else 0
-    if lowest <= a.min() and a.max() < lowest + 2**stored:                      # they do lie at the bottom; the header errs
-        notes.append('HighBit of no use, ignored')
-        shift = 0
-    else: notes.append('pixels shifted by their HighBit')
-    ds.BitsStored = int(stored)
-    return a >> shift
 
 _LOSSY = (pydicom.uid.JPEGBaseline8Bit, pydicom.uid.JPEGExtended12Bit, pydicom.uid.JPEG2000, pydicom.uid.JPEGLSNearLossless,
           '1.2.840.10008.1.2.4.203')                                            # the last: high-throughput JPEG 2000
@@ -468,7 +478,7 @@ def _channels(im): # Colours (h, w) or (h, w, 3), and alpha (h, w) or None
     return a, None
 
 def _planes(path, frame, notes): # Colours and alpha of a file that PIL can read, upright; more than 8 bits as they are
-    with Image.open(path) as im:
+    with open(path, 'rb') as f, Image.open(f) as im:                            # by its name, PIL 13 maps a turned TIFF wrongly
         if im.format == 'MPO' and frame is None:                               # a camera's, with a preview or a second view
             notes.append('first picture of several')
             frame = 0
@@ -591,6 +601,7 @@ def _marked(g, lossy=False): # Grey values -> bool
         flat = maximum_filter(g, 5) - minimum_filter(g, 5) <= g.max()/64
         if (flat & low & (g > g.max()/8)).any(): raise _Unreadable(_GREYS)
         return half
+    lossy |= len(levels) <= 16 and ((g > g.max()*31/32) & (g < g.max())).any() # its white is not one value either
     faint = levels < g.max()/(8 if lossy else 32)                              # black, as a lossy codec has it, or a lesion?
     if (inner & faint).any() and not lossy: raise _Unreadable(_GREYS)
     return half | np.isin(g, levels[inner & ~faint])

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit, logsumexp, softmax
-from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.metrics import log_loss, mean_squared_error
 
 from .cohort import Cohort, check_labels
 from .teachers import Teacher, evidence, out_of_fold
@@ -145,7 +145,7 @@ def calibration(
         truth, said = _known_pairs(y[c], p[c], bins)
         if not len(said): return dict(n=0)
         b = reliability(y[c], p[c], bins)
-        return {'n': len(said), 'prevalence': truth.mean(), 'mean p': said.mean(), 'log loss': log_loss(truth, said, labels=[0, 1]), 'Brier': brier_score_loss(truth, said, labels=[0, 1]),
+        return {'n': len(said), 'prevalence': truth.mean(), 'mean p': said.mean(), 'log loss': log_loss(truth, said, labels=[0, 1]), 'Brier': mean_squared_error(truth, said),
                 'ECE': np.average((b['mean p'] - b['prevalence']).abs(), weights=b.n)}
     out = pd.DataFrame([row(c) for c in p], p.columns, ['n', 'prevalence', 'mean p', 'log loss', 'Brier', 'ECE']).rename_axis('class')
     out.attrs = dict(bins=int(bins))

@@ -2,6 +2,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault('OMP_NUM_THREADS', '1') # before torch: several workers of one thread each do not get in each other's way
+
 import pytest
 from hypothesis import settings
 

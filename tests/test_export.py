@@ -47,7 +47,7 @@ def exported(tmp_path_factory):
     shutil.copy(ROOT/'pyproject.toml', repo)
     shutil.copytree(ROOT/'nbs', repo/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'llms.txt'))
     (repo/'mmpkd').mkdir()
-    (repo/'mmpkd/__init__.py').write_text(f'__version__ = "{__version__}"\n', encoding='utf-8')
+    shutil.copy(ROOT/'mmpkd/__init__.py', repo/'mmpkd')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     run = subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()'],
                          cwd=repo, env=env, capture_output=True, text=True)

@@ -1,4 +1,5 @@
-import gzip, json, re, shutil
+import gzip, json, re, shutil, unicodedata
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -7,8 +8,8 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from pydicom import dcmread
 
-from mmpkd.mimic import (CHEXPERT, MASKED_TERMS, ROI_CLASSES, ROI_LABELS, coco_boxes, find_table, fit_boxes, hard_labels, image_suffix, mask_labels, mimic_cohort,
-                         ms_cxr, plain_boxes, read_header, read_labels, read_rois, reflacx, report_text, section_name, sections, view_of)
+from mmpkd.mimic import (CHEXPERT, MASKED_TERMS, ROI_CLASSES, ROI_LABELS, coco_boxes, find_names, find_table, fit_boxes, fold_text, hard_labels, hide_counts, image_suffix, mask_labels,
+                         mimic_cohort, misspelt_names, ms_cxr, one_edit, plain_boxes, read_header, read_labels, read_rois, reflacx, report_text, section_name, sections, view_of)
 from mmpkd.phantom import write_dicom
 
 FINDINGS = ['Cardiomegaly', 'Edema']
@@ -172,6 +173,126 @@ def test_the_list_is_an_argument():
     with pytest.raises(ValueError, match='must not be empty'): mask_labels('x', dict(A=['  ']))
     with pytest.raises(ValueError, match='itself one of the terms'): mask_labels('x', dict(A=['a … b']), 'b a')
     with pytest.raises(ValueError, match='itself one of the terms'): mask_labels('x', token='No effusions')
+
+
+# Names in any script and spelling. The family: scripts without spaces, attached particles, prefixes and endings; case, accents, their
+# Unicode forms, letters with several spellings; compounds; signs; and beside each the ordinary word that must stay
+
+def hide(text, *words): return mask_labels(text, dict(hidden=list(words)), 'M')
+
+NFD = partial(unicodedata.normalize, 'NFD')
+
+
+@pytest.mark.parametrize('word,text,hidden', [
+    ('肺炎', '右下肺肺炎可能。', '右下肺M可能。'), ('肺炎', '肺\n炎', 'M'), ('気胸', '左気胸を認める', '左Mを認める'), ('がん', 'か\u3099ん', 'M'), ('ハイエン', 'ﾊｲｴﾝ', 'M'), ('ガン', 'ｶﾞﾝ', 'M'),
+    ('폐렴', '세균성폐렴이 의심됨', '세균성M이 의심됨'), ('폐렴', NFD('폐렴은'), 'M' + NFD('은')), ('ปอดอักเสบ', 'พบปอดอักเสบที่ปอดขวา', 'พบMที่ปอดขวา'), ('ປອດ', 'ຂອງປອດ', 'ຂອງM'),
+    ('CT', '左肺CT検査', '左肺M検査'), ('胸水', '両側胸水(+)', '両側M(+)'),
+    ('كتلة', 'وجود كتلة والكتلة، كتلتان', 'وجود M والM، M'), ('نزف', 'لا نَزْفٌ', 'لا M'), ('גידול', 'הגידול וגידולים', 'הM וM'), ('שבר', 'שֶׁבֶר בצלע', 'M בצלע'),
+    ('निमोनिया', 'निमोनिया है', 'M है'), ('пневмония', 'Пневмония. БРОНХОПНЕВМОНИЯ', 'M. M'), ('ёлка', 'елка', 'M'), ('πνευμονία', 'ΠΝΕΥΜΟΝΊΑ', 'M'), ('όγκος', 'ΌΓΚΟΣ', 'M')])
+def test_a_word_in_another_script(word, text, hidden): assert hide(text, word) == hidden
+
+
+@pytest.mark.parametrize('word,text', [('가', '간'), ('カ', 'ガ'), ('か', 'が'), ('पक', 'पकी'), ('ก', 'กำ'), ('ورم', 'تورم'), ('שבר', 'גשברים'), ('рак', 'брака'), ('mass', 'massif'), ('β', 'βx')])
+def test_a_part_of_another_letter_or_word_stays(word, text): assert hide(text, word) == text
+
+
+@pytest.mark.parametrize('word,text,hidden', [
+    ('neumonía', 'Neumonía basal; dos neumonías, Neumonia', 'M basal; dos M, M'), ('neumonia', 'NEUMONÍA', 'M'), ('épanchement', 'e\u0301panchement', 'M'), (NFD('épanchement'), 'Épanchements', 'M'),
+    ('lesión', 'lesiones', 'M'), ('Ödem', 'Oedem, Odem, ÖDEME, Lungenödem', 'M, M, M, M'), ('Oedem', 'Ödem', 'M'), ('Straße', 'STRASSE', 'M'), ('Erguss', 'Ergüsse, Erguß', 'M, M'),
+    ('œdème', 'oedeme', 'M'), ('oedème', 'Œdème', 'M'), ('iskemi', 'İSKEMİ ıskemı', 'M M'), ('brud', 'Bru\u00add', 'M'), ('naïve', 'nai\u0308ve', 'M'), ('złamanie', 'zlamanie', 'M'),
+    ('COVID-19', 'ＣＯＶＩＤ－１９ covid 19', 'M M'), ('mass', 'ma\u200bss', 'M'), ('ﬁbrosis', 'fibrosis', 'M')])
+def test_a_word_with_another_spelling(word, text, hidden): assert hide(text, word) == hidden
+
+
+@pytest.mark.parametrize('word,text,hidden', [
+    ('Erguss', 'Kleiner Pleuraerguss links, Perikarderguß', 'Kleiner M links, M'), ('pneumonia', 'bronchopneumonia', 'M'), ('nodule', 'micronodules', 'M'), ('Zyste', 'Nierenzysten', 'M'), ('Ödem', 'Herzödeme', 'M'),
+    ('mass', 'massive, biomass, masses', 'massive, biomass, M'), ('cat', 'catheter, bobcat', 'catheter, bobcat'), ('normal', 'abnormal', 'abnormal'), ('typical', 'atypical', 'atypical'), ('regular', 'irregular', 'irregular'),
+    ('Erguss', 'Ergussbildung', 'Ergussbildung'), ('erguss…', 'Ergussbildung, Erguss.', 'M, M.'), ('erguss...', 'Ergussbildung', 'M'), ('…herd', 'Rundherd, Herds, Herdfeld', 'M, M, Herdfeld'), ('…thora…', 'Hemithoraces', 'M'),
+    ('пневмони…', 'пневмонии, бронхопневмонией', 'M, M'), ('fracture', '123fracture', '123fracture')])
+def test_compounds(word, text, hidden): assert hide(text, word) == hidden
+
+
+@pytest.mark.parametrize('word,text,hidden', [
+    ('C++ (lesion)', 'grade C++ (lesion)', 'grade M'), ('T2/FLAIR', 'T2/FLAIR, t2 / flair; T1/FLAIR', 'M, M; T1/FLAIR'), ('T2*', 'T2* map, T2 map', 'M map, T2 map'), ('ER-', 'ER- and ER+', 'M and ER+'),
+    ('a.b', 'a.b axb', 'M axb'), ('[x]', '[x] x', 'M x'), ('$5', '$5 5', 'M 5'), ('^', 'a^b', 'aMb'), ('a|b', 'a|b a b', 'M a b'), (r'\d', r'\d 5', 'M 5'), ('BI-RADS', 'BIRADS 4, bi-rads, BI RADS', 'M 4, M, M'),
+    ('lung lesion', 'Lung_lesions, lung\n-lesion, lung ___ lesion', 'M, M, lung ___ lesion')])
+def test_words_with_signs(word, text, hidden):
+    assert hide(text, word) == hidden
+
+
+def test_the_rest_of_a_report_stays_to_the_letter():
+    text = 'A\u0301  große Œdème\r\n\tＣＴ\u00a0: e\u0301panchement—½ ™\ufe0f ﬁn🙂'
+    assert hide(text, 'épanchement') == text.replace('e\u0301panchement', 'M') and hide(text, 'nothing') == text
+    assert hide(text, 'oedeme') == text.replace('Œdème', 'M') and hide(text, 'ct') == text.replace('ＣＴ', 'M')
+    assert [text[a:b] for a, b in find_names(text, ['ct', 'fin'])] == ['ＣＴ', 'ﬁn']
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=40))
+def test_folding_keeps_places(text):
+    "Each folded character comes from a piece of the text that folds to what holds it; the pieces are in order"
+    folded, spans = fold_text(text)
+    if spans is None: assert folded == text.lower()
+    else:
+        assert len(spans) == len(folded) and (np.diff(spans, axis=0) >= 0).all()
+        for c, (a, b) in zip(folded, spans.tolist()): assert a < b <= len(text) and c in fold_text(text[a:b])[0]
+    assert mask_labels(text, dict(hidden=['qxqxqx'])) == text
+
+
+def test_every_gap_is_kept(): assert mask_labels('heart is mildly to moderately enlarged now', dict(h=['heart … to … enlarged']), 'M') == 'M is mildly M moderately M now'
+
+
+def test_mimic_covers_whole_words_only(root):
+    "Its list names its compounds; 'radiopaque' is not Lung Opacity"
+    for f in root.rglob('s*.txt'): f.write_text(' IMPRESSION: Radiopaque marker, opaque lung.')
+    assert set(mimic_cohort(root, ['Cardiomegaly']).items.report) == {'Radiopaque marker, [MASK] lung.'}
+    assert mask_labels('radiopaque') == '[MASK]' and mask_labels('radiopaque', compounds=False) == 'radiopaque'
+
+
+def test_empty_words():
+    for w in ('', ' ', '…', '___', '\u200b'):
+        with pytest.raises(ValueError, match='must not be empty'): hide('x', w)
+
+
+# Which words were found
+
+EDITS = ['neumonia', 'pnumonia', 'pneumoni', 'ppneumonia', 'pneumoonia', 'pneumoniaa', 'xneumonia', 'pneuxonia', 'penumonia', 'pneumonai']
+
+
+@pytest.mark.parametrize('word', EDITS)
+def test_one_edit_is_a_misspelling(word):
+    assert one_edit('pneumonia', word) and one_edit(word, 'pneumonia')
+    t = misspelt_names(pd.Series(['Left ' + word.title() + '.', None, 'clear', 'pneumonia']), ['Pneumonia'])
+    assert t.to_dict('records') == [dict(name='Pneumonia', spelling=word, reports=1)]
+
+
+@pytest.mark.parametrize('word', ['pneumonia', 'PNEUMONIAS', 'pneuma', 'penumonai', 'pneumonial', 'bronchopneumonia', 'xpneumoniax'])
+def test_no_misspelling(word): assert not len(misspelt_names(pd.Series([word]), ['pneumonia']))
+
+
+@given(st.text('abc', max_size=6), st.text('abc', max_size=6))
+def test_one_edit_by_brute_force(a, b):
+    other = {a[:i] + c + a[j:] for i in range(len(a) + 1) for j in (i, i + 1) for c in ('', 'a', 'b', 'c')} | {a[:i] + a[i+1] + a[i] + a[i+2:] for i in range(len(a) - 1)}
+    assert one_edit(a, b) == (b in other and a != b)
+
+
+def test_what_a_neighbour_is():
+    "Short names have none; another name is none; a frequent word is one of its own; names of several words, and of other scripts"
+    x = pd.Series(['mas', 'effusions', 'lesion', 'legion'])
+    assert not len(misspelt_names(x, ['mass', 'effusion', 'lesion', 'legion']))
+    assert misspelt_names(x, ['lesion']).spelling.tolist() == ['legion']
+    assert not len(misspelt_names(pd.Series(['injection']*10 + ['infection']*9), ['infection']))
+    assert misspelt_names(pd.Series(['injection']*10), ['infection']).reports.tolist() == [10]
+    assert misspelt_names(pd.Series(['pleural efusion', 'a pleura effusion']), ['Pleural_Effusion']).spelling.tolist() == ['pleura effusion', 'pleural efusion']
+    assert misspelt_names(pd.Series(['Neumnía']), ['neumonía']).spelling.tolist() == ['neumnia'] and misspelt_names(pd.Series(['пневмнония']), ['пневмония']).reports.tolist() == [1]
+    assert list(misspelt_names(pd.Series([], dtype=object), [])) == ['name', 'spelling', 'reports'] and not len(misspelt_names(x, ['…mas…']))
+
+
+def test_hidden_words_are_counted():
+    "Reports, not places; each word for itself; a word that is not there; blanks"
+    x = pd.Series(['Erguss, Erguss, kein Ergus', 'Pleuraerguss', '肺炎', None, np.nan, 3])
+    t = hide_counts(x, ['Erguss', '肺炎', 'Ödem', 'Erguss'])
+    assert t.to_dict('list') == dict(word=['Erguss', '肺炎', 'Ödem'], reports=[2, 1, 0], misspelt=['ergus (1)', '', ''])
 
 
 def test_every_label_with_regions_has_masked_names(): assert list(MASKED_TERMS) == ROI_LABELS and set(ROI_LABELS) <= set(CHEXPERT)

@@ -534,7 +534,7 @@ def test_calibration_is_scikit_learns(how, bins):
         if not len(t): assert table.loc[c].drop('n').isna().all(); continue
         bin_of = np.ceil(q*bins).clip(1, bins)                                                   # (0, 1/bins], (1/bins, 2/bins], ...
         ece = sum((bin_of == k).mean()*abs(q[bin_of == k].mean() - t[bin_of == k].mean()) for k in set(bin_of))
-        np.testing.assert_allclose(table.loc[c].astype(float), [len(t), t.mean(), q.mean(), log_loss(t, q, labels=[0, 1]), brier_score_loss(t, q, labels=[0, 1]), ece], atol=1e-9)
+        np.testing.assert_allclose(table.loc[c].astype(float), [len(t), t.mean(), q.mean(), log_loss(t, q, labels=[0, 1]), brier_score_loss(t, q, pos_label=1), ece], atol=1e-9)
         share, said = calibration_curve(t, q, n_bins=bins)
         r = reliability(y[c].loc[p.index], p[c], bins)
         np.testing.assert_allclose(r['prevalence'], share); np.testing.assert_allclose(r['mean p'], said); assert r.n.sum() == len(t)

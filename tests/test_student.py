@@ -1,4 +1,6 @@
 "Corner cases of mmpkd.student: checkpoints on disk, labels and batches that are odd, and what may not differ between two arms"
+import json
+
 import huggingface_hub.constants
 import numpy as np, pandas as pd, pytest, timm, torch
 from conftest import TINY
@@ -11,6 +13,7 @@ from mmpkd.student import Student, attention_weights, create_student, data_loade
 from mmpkd.teachers import macro_auroc
 
 SMALL = {k: TINY[k] for k in ('weights', 'arch_kwargs')}
+SMALL_MODEL = dict(weights='none') | SMALL['arch_kwargs']
 QUICK = dict(epochs=1, lr=1e-3, bs=16, device='cpu', **SMALL)
 
 
@@ -66,6 +69,41 @@ MISFITS = dict(
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, write):
     write(tmp_path/'other.pth')
     with pytest.raises(ValueError, match='other.pth does not fit'): create_student(1, weights=str(tmp_path/'other.pth'))
+
+CONTAINERS = [lambda w: w, lambda w: dict(state_dict=w, epoch=3), lambda w: dict(model=w, optimizer=dict(lr=.1)), lambda w: dict(model_ema=w, model={}),
+              lambda w: dict(state_dict={f'module.{k}': v for k, v in w.items()})]
+
+@pytest.mark.parametrize('pack', CONTAINERS)
+def test_weights_are_found_where_training_programs_leave_them(tmp_path, pack):
+    torch.manual_seed(1)
+    model = create_student(2, 32, **SMALL_MODEL)
+    torch.save(pack(model.state_dict()), tmp_path/'training.pth')
+    again = create_student(2, 32, **SMALL_MODEL | dict(weights=str(tmp_path/'training.pth')))
+    for k, v in model.state_dict().items():
+        if not k.startswith('head.'): assert torch.equal(v, again.state_dict()[k]), k
+
+CONSUMED_BY_TIMM = dict(checkpoint_path='evil.pth', pretrained=True, pretrained_cfg=dict(file='evil.pth'), pretrained_cfg_overlay=dict(file='evil.pth'),
+                        cache_dir='evil', scriptable=True, block_fn='evil', img_size=64, num_classes=9, features_only=True)
+
+@pytest.mark.parametrize('name', CONSUMED_BY_TIMM)
+def test_a_student_folder_cannot_name_a_file_to_be_read(tmp_path, name):
+    "timm.create_model would open the file of another, and older versions would run what is in it"
+    model = create_student(1, 32, **SMALL_MODEL)
+    Student(model, dict(labels=['a'], task='multilabel', size=32, arch=module.VIT_TINY, arch_kwargs=SMALL['arch_kwargs'])).save(tmp_path)
+    torch.save(dict(state_dict=Intruder()), tmp_path/'evil.pth')
+    config = json.loads((tmp_path/'student.json').read_text())
+    value = str(tmp_path/'evil.pth') if CONSUMED_BY_TIMM[name] == 'evil.pth' else CONSUMED_BY_TIMM[name]
+    config['arch_kwargs'][name] = dict(file=str(tmp_path/'evil.pth')) if isinstance(value, dict) else value
+    (tmp_path/'student.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=name): Student.load(tmp_path)
+
+@pytest.mark.parametrize('arch', ['local-dir:/anywhere', 'hf-hub:someone/something', 'hf_hub:someone/something', '../vit_tiny_patch16_224'])
+def test_an_architecture_is_a_name_and_no_place(arch):
+    with pytest.raises(ValueError, match='timm has no model'): create_student(1, weights='none', arch=arch)
+
+@pytest.mark.parametrize('value', [None, [8, 8], {}])
+def test_an_odd_value_of_the_architecture(value):
+    with pytest.raises(ValueError, match='patch_size must be a number or a word'): create_student(1, weights='none', patch_size=value)
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
