@@ -128,7 +128,7 @@ def box_findings(
     "Boxes in shares of the image, or narrower than a pixel"
     r = cohort.rois
     if len(r) and (r[BOX].abs() <= 1).all(axis=None):
-        text = 'All boxes lie within 0 to 1: they are shares of the image, not pixels. Multiply them by its width and height.'
+        text = 'All boxes lie within 0 to 1: shares of the image, not pixels. Multiply them by its width and height.'
         return [finding('error', 'boxes in shares of the image', text, r.image_id, len(r))]
     thin = (r.x1 - r.x0 < 1) | (r.y1 - r.y0 < 1)
     if not thin.any(): return []
@@ -141,13 +141,16 @@ def scope_findings(
 ) -> list: # Of findings
     "What cannot be done with this cohort: localization, teachers"
     out, there = [], cohort.rois.image_id
-    if not len(there): out.append(finding('warning', 'no regions', 'No image has a region of interest, so localization is left out.', count=0))
+    if not len(there):
+        text = 'No image has a region of interest, so localization is left out.'
+        out.append(finding('warning', 'no regions', text, count=0))
     elif not cohort.items.image_id[cohort.items.split == 'test'].isin(there).any():
         text = 'No test image has a region of interest; whether attention finds the lesion cannot be measured.'
         out.append(finding('error', 'no region in test', text, count=0))
     taught = cohort if cohort.parts is None else cohort.parts
     if not (taught.text or taught.tabular):
-        text = 'Neither a report nor a metadata column is privileged, so there is no teacher: only the baseline, label smoothing and self-distillation can be trained.'
+        text = ('Neither a report nor a metadata column is privileged, so there is no teacher: only the baseline, '
+                'label smoothing and self-distillation can be trained.')
         out.append(finding('note', 'nothing privileged', text, count=0))
     return out
 
@@ -173,7 +176,8 @@ def small_copy(
     h, w = a.shape
     s = size/max(h, w)
     if s >= 1: return a
-    return np.asarray(Image.fromarray(a).resize((max(1, round(w*s)), max(1, round(h*s))), Image.Resampling.BILINEAR, reducing_gap=2.))
+    shape = max(1, round(w*s)), max(1, round(h*s))
+    return np.asarray(Image.fromarray(a).resize(shape, Image.Resampling.BILINEAR, reducing_gap=2.))
 
 def look(
     path:Path, # An image
@@ -217,11 +221,13 @@ def look_at_files(
     "Look at many files; what is kept of each takes a few bytes"
     kept, more = np.zeros(len(index), list(fields.items())), []
     work = Parallel(n_jobs, prefer='threads', return_as='generator')(delayed(f)(*a) for a in args)
-    for i, (numbers, *rest) in enumerate(track(work, f'Looking at {what}', len(index), transient=True, disable=not sys.stderr.isatty())):
+    bar = track(work, f'Looking at {what}', len(index), transient=True, disable=not sys.stderr.isatty())
+    for i, (numbers, *rest) in enumerate(bar):
         if numbers is not None: kept[i] = numbers
         more.append(rest)
     names = ['reason'] if fields is MASK else ['reason', 'notes', 'small']
-    return pd.DataFrame(kept, index).assign(**{n: pd.Series([m[k] for m in more], index, dtype=object) for k, n in enumerate(names)})
+    words = {n: pd.Series([m[k] for m in more], index, dtype=object) for k, n in enumerate(names)}
+    return pd.DataFrame(kept, index).assign(**words)
 
 # %% ../nbs/08_audit.ipynb #b0f97b6a
 def twin_findings(
@@ -249,10 +255,10 @@ def roi_findings(
     "Boxes that leave their image, masks of another size, and masks without an edge"
     r = cohort.rois.join(images[['h', 'w']], on='image_id').join(masks.add_suffix(' of mask'))
     out = []
-    beyond = np.maximum.reduce([r.x1 - r.w, r.y1 - r.h, -r.x0, -r.y0])                    # pixels outside; NaN if the image is not known
+    beyond = np.maximum.reduce([r.x1 - r.w, r.y1 - r.h, -r.x0, -r.y0])              # NaN if the image is not known
     wide, rounded = beyond > slack, (beyond > 0) & (beyond <= slack)
     if rounded.any():
-        text = f'These images have a box that leaves them by at most {_n(int(slack), "pixel")}, as rounding does; it is clipped.'
+        text = f'These images have a box that leaves them by {slack:g} pixel or less, as rounding does; it is clipped.'
         out.append(finding('note', 'box clipped to its image', text, r.image_id[rounded], rounded.sum()))
     if wide.any(): out.append(finding('error', 'box outside its image', 'These images have a box that leaves them: it was drawn on an image of another size, or in other units.', r.image_id[wide], wide.sum()))
     odd = r.h.notna() & r['h of mask'].notna() & ((r['h of mask'] != r.h) | (r['w of mask'] != r.w))
@@ -284,9 +290,10 @@ def some_with_regions(
     t = t.iloc[np.random.default_rng(seed).permutation(len(t))]
     return t.drop_duplicates('patient_id').image_id.head(n).tolist()
 
-def _look_at_all(cohort, paths, masks, n_jobs, keep=()): # What is kept of the images, by `image_id`, and of the masks, by row of `rois`
+def _look_at_all(cohort, paths, masks, n_jobs, keep=()): # What is kept of images and, by row of `rois`, of masks
     keep = set(keep)
-    images = look_at_files(look, ((cohort.root/p, i in keep) for i, p in paths.items()), paths.index, IMAGE, n_jobs=n_jobs)
+    todo = ((cohort.root/p, i in keep) for i, p in paths.items())
+    images = look_at_files(look, todo, paths.index, IMAGE, n_jobs=n_jobs)
     fine, r = images[images.reason.isna()], cohort.rois.loc[masks.index]
     shapes = dict(zip(fine.index, zip(fine.h, fine.w)))
     todo = ((cohort.root/m, shapes.get(i), b) for m, i, b in zip(masks, r.image_id, r[BOX].to_numpy()))
@@ -307,7 +314,9 @@ def repair_findings(
 ) -> list: # Of findings
     "What was repaired while the pictures were read"
     kinds = notes[notes.map(bool)].explode()
-    return [finding('note', k, f'Pictures that needed a repair when they were read: {k}.', ids) for k, ids in kinds.groupby(kinds, sort=False).groups.items()]
+    groups = kinds.groupby(kinds, sort=False).groups
+    text = 'Pictures that needed a repair when they were read: {}.'
+    return [finding('note', k, text.format(k), ids) for k, ids in groups.items()]
 
 # %% ../nbs/08_audit.ipynb #b26e473a
 def _content(pixels, image_id): # The image in its square, without the padding
@@ -325,11 +334,12 @@ def _look_in_cache(cohort, paths, masks, pixels, keep=()): # The same from a cac
     images['notes'] = [notes.get(i, ()) for i in paths.index]
     images['small'] = pd.Series({i: small_copy(_content(pixels, i)) for i in keep if i in pixels.rows}, dtype=object)
     lost = [None if os.path.isfile(cohort.root/m) else 'missing file' for m in masks]
-    return images, pd.DataFrame(columns=list(MASK), index=masks.index).assign(reason=pd.Series(lost, masks.index, dtype=object))
+    unknown = pd.DataFrame(columns=list(MASK), index=masks.index)
+    return images, unknown.assign(reason=pd.Series(lost, masks.index, dtype=object))
 
 # %% ../nbs/08_audit.ipynb #6a1a0e08
 LAYOUTS = {'as given': 'as they are', 'top to bottom': 'mirrored top to bottom (y is counted from below)',
-           'left to right': 'mirrored left to right', 'x and y swapped': 'with x and y swapped'}
+           'left to right': 'mirrored left to right', 'half a turn': 'turned by 180°', 'x and y swapped': 'with x and y swapped'}
 
 def lay_out(
     boxes:np.ndarray, # (n, 4) `x0, y0, x1, y1` in pixels
@@ -338,7 +348,8 @@ def lay_out(
 ) -> dict: # Layout, one of `LAYOUTS` -> (n, 4)
     "Where boxes lie, and where they would lie if they were mirrored or transposed"
     x0, y0, x1, y1 = np.asarray(boxes, float).T
-    columns = [(x0, y0, x1, y1), (x0, h - y1, x1, h - y0), (w - x1, y0, w - x0, y1), (y0, x0, y1, x1)]
+    columns = [(x0, y0, x1, y1), (x0, h - y1, x1, h - y0), (w - x1, y0, w - x0, y1),
+               (w - x1, h - y1, w - x0, h - y0), (y0, x0, y1, x1)]
     return {k: np.stack(c, axis=1) for k, c in zip(LAYOUTS, columns)}
 
 # %% ../nbs/08_audit.ipynb #59cfbec6
@@ -391,7 +402,7 @@ def orientation_table(
     pictures:list, # Small copies of images, one per patient
     boxes:list, # (n, 4) arrays: the boxes of each, in *shares* of the image
     alpha:float=.001 # From this p value down, boxes are also compared with those of other patients
-) -> pd.DataFrame: # One row per layout but the first: `share`, `n`, `p` against the boxes as given; `share_own`, `n_own`, `p_own` against others'
+) -> pd.DataFrame: # One row per layout: `share`, `n`, `p` against the boxes as given; with `_own`: against others'
     "Sign tests of whether boxes stand out more when they are mirrored or transposed"
     c = np.array([_contrasts(contrast_maps(a), b) for a, b in zip(pictures, boxes)]).reshape(-1, len(LAYOUTS))
     rows = {layout: _sign_test(c[:, k] - c[:, 0]) for k, layout in enumerate(LAYOUTS) if k}
@@ -415,8 +426,11 @@ def orientation_findings(
     "Boxes that fit the pictures better when they are mirrored or transposed"
     t = orientation_table(*_pictures_and_boxes(cohort, images))
     t = t[(t.n >= least) & (t.p_own < .05)].sort_values('share', ascending=False)
-    return [finding('warning', 'boxes may be mirrored', f'Boxes stand out more from their surroundings {LAYOUTS[k]} than as given in {r.share:.0%} of {r.n:.0f} patients '
-                    f'(sign test, {_small_p(r.p)}); look at the contact sheet, and correct the boxes.', count=r.n) for k, r in t.head(1).iterrows()]
+    if not len(t): return []
+    best = t.iloc[0]
+    text = (f'Boxes stand out more from their surroundings {LAYOUTS[t.index[0]]} than as given in {best.share:.0%} of '
+            f'{best.n:.0f} patients (sign test, {_small_p(best.p)}); look at the contact sheet, and correct the boxes.')
+    return [finding('warning', 'boxes may be mirrored', text, count=best.n)]
 
 # %% ../nbs/08_audit.ipynb #1fc835e3
 def file_findings(
@@ -428,15 +442,21 @@ def file_findings(
     "Decode every image and mask once, or ask the cache, and say what is wrong with them"
     paths, masks, outside = _split_paths(cohort)
     keep = some_with_regions(cohort, seed=seed)
-    images, masks = _look_at_all(cohort, paths, masks, n_jobs, keep) if pixels is None else _look_in_cache(cohort, paths, masks, pixels, keep)
+    if pixels is None: images, masks = _look_at_all(cohort, paths, masks, n_jobs, keep)
+    else: images, masks = _look_in_cache(cohort, paths, masks, pixels, keep)
     bad, out = _unreadable(images, masks, cohort.rois)
     if outside: out.insert(0, finding('error', 'path outside the root', 'These images have a path that leaves the root folder; it was not followed.', outside))
     images, masks = images[images.reason.isna()], masks[masks.reason.isna()]
     flat = (images.lo == images.hi) | (images.plain >= .995)
-    if flat.any(): out.append(finding('warning', 'image of one grey value', 'These images show nothing, or nearly nothing; look at the files.', images.index[flat]))
+    if flat.any():
+        text = 'These images show nothing, or nearly nothing; look at the files.'
+        out.append(finding('warning', 'image of one grey value', text, images.index[flat]))
     out += twin_findings(cohort, images.digest[~flat]) + roi_findings(cohort, images, masks.drop(columns='reason'))
     out += orientation_findings(cohort, images) + repair_findings(images.notes)
-    if len(images): out.append(finding('note', 'image sizes', f'Images are {images.w.min():.0f} to {images.w.max():.0f} pixels wide and {images.h.min():.0f} to {images.h.max():.0f} high.', count=len(images)))
+    if len(images):
+        (w0, w1), (h0, h1) = ((int(images[c].min()), int(images[c].max())) for c in 'wh')
+        text = f'Images are {w0} to {w1} pixels wide and {h0} to {h1} high.'
+        out.append(finding('note', 'image sizes', text, count=len(images)))
     return out, bad
 
 # %% ../nbs/08_audit.ipynb #7d1211fe
@@ -579,9 +599,12 @@ def _naming_findings(cohort): # Whether reports name the label
         named |= m
         if m.any(): rows.append((m[t[c] == 1].mean(), m[t[c] == 0].mean(), c))
     if not rows: return []
-    shares = ', '.join(f'{c!r} in {p:.0%} of its positives and {n:.0%} of its negatives' for p, n, c in sorted(rows, key=lambda r: -abs(r[0] - r[1]))[:4])
+    telling = sorted(rows, key=lambda r: -abs(r[0] - r[1]))[:4]
+    shares = ', '.join(f'{c!r} in {p:.0%} of its positives and {n:.0%} of its negatives' for p, n, c in telling)
     more = f', {len(rows) - 4} more labels' if len(rows) > 4 else ''
-    return [finding('warning', 'report names the label', f'Reports contain the name of the label: {shares}{more}; mask the names, as the paper does, or say that they were there.', t.image_id[named])]
+    text = (f'Reports contain the name of the label: {shares}{more}; '
+            'mask the names, as the paper does, or say that they were there.')
+    return [finding('warning', 'report names the label', text, t.image_id[named])]
 
 def _misspelt(table): # `name`, `spelling`, `reports` in words
     return _some([f'{r.spelling!r} for {r.name!r} in {_n(r.reports, "report")}' for r in table.itertuples(index=False)])
@@ -593,7 +616,7 @@ def misspelling_findings(
     names = [c for c in cohort.labels if any(x.isalnum() for x in fold_text(c)[0])]
     table = misspelt_names(cohort.items[cohort.text], names)
     if not len(table): return []
-    text = f'One letter away from the name of a label: {_misspelt(table)}; if they are misspelt names, mask them as well.'
+    text = f'One letter away from the name of a label: {_misspelt(table)}; if these are misspelt, mask them as well.'
     return [finding('warning', 'label name misspelt', text, count=len(table))]
 
 # %% ../nbs/08_audit.ipynb #75e686cd
@@ -603,13 +626,16 @@ def hidden_findings(
     "Words that were hidden from the teacher: in how many reports, and which were in none"
     counts = ', '.join(f'{w!r} in {_n(n, "report")}' for w, n in zip(hidden.word, hidden.reports) if n)
     out, none, near = [], hidden.word[hidden.reports == 0], hidden[hidden.misspelt != '']
-    if counts: out.append(finding('note', 'words hidden', f'Hidden from the teacher: {counts}.', count=(hidden.reports > 0).sum()))
+    if counts:
+        text = f'Hidden from the teacher: {counts}.'
+        out.append(finding('note', 'words hidden', text, count=(hidden.reports > 0).sum()))
     if len(none):
         text = f'No report contains {_quote(none)}; is the word spelt as in the reports, and in their language?'
         out.append(finding('warning', 'hidden word not found', text, count=len(none)))
     if len(near):
         listed = '; '.join(f'{w!r}: {m}' for w, m in zip(near.word, near.misspelt))
-        out.append(finding('warning', 'hidden word misspelt', f'Spellings one letter away from a hidden word, with the number of reports, stay in the reports: {listed}.', count=len(near)))
+        text = f'Spellings one letter away from a hidden word stay in the reports (number of reports): {listed}.'
+        out.append(finding('warning', 'hidden word misspelt', text, count=len(near)))
     return out
 
 # %% ../nbs/08_audit.ipynb #fbd05b5d
@@ -670,7 +696,7 @@ def _column_names(t): # What each AUROC is of
 
 def _readable(t): # The table of columns in words
     return pd.DataFrame({'column': _column_names(t), 'kind': t.kind.replace('different in each row', 'all different'), 'values': t.levels, 'AUROC': t.auroc.map(_number),
-                         'of class': t['class'].fillna('–'), 'missing': t.missing.map('{:.0%}'.format), 'its AUROC': t.auroc_missing.map(_number)})
+                         'of class': t['class'].fillna('–'), 'blank': t.missing.map('{:.0%}'.format), 'its AUROC': t.auroc_missing.map(_number)})
 
 # %% ../nbs/08_audit.ipynb #2869c7c6
 WIDTH = 80
@@ -696,7 +722,8 @@ def _column_text(columns, k=40): # The same, narrow enough
     classes = min(max(12, left - t.column.map(cell_len).max()), t['of class'].map(cell_len).max())
     t = t.assign(**{'of class': _column_of_words(t['of class'], classes)})
     t['column'] = _column_of_words(t.column, left - max(len('of class'), classes))
-    return _table_text(t, index=False, justify='left') + (f'\n… and {len(columns)-k} more columns' if len(columns) > k else '')
+    more = f'\n… and {len(columns)-k} more columns' if len(columns) > k else ''
+    return _table_text(t, index=False, justify='left') + more
 
 # %% ../nbs/08_audit.ipynb #7ef36b8a
 def _pieces(word, n): # A word, in pieces if it is wider than a line
@@ -706,7 +733,7 @@ def _pieces(word, n): # A word, in pieces if it is wider than a line
         word = word[len(head):]
     yield word
 
-def _wrapped(text, indent='  ', width=WIDTH): # Lines of at most so many columns; no word is broken that fits into a line
+def _wrapped(text, indent='  ', width=WIDTH): # Lines of so many columns; no word is broken that fits into one
     lines, n = [''], width - len(indent)
     for word in (p for w in text.split() for p in _pieces(w, n)):
         longer = f'{lines[-1]} {word}'.lstrip()
@@ -805,7 +832,7 @@ def save(self:Audit,
 # %% ../nbs/08_audit.ipynb #02376bd3
 def audit(
     cohort:Cohort, # Any cohort
-    pixels:bool|Pixels=True, # Decode each image and mask; a pixel cache, to use what it knows; False to ask only whether the files are there
+    pixels:bool|Pixels=True, # Decode each image and mask; or a pixel cache; False: files are only looked for
     n_jobs:int=-1, # Threads that decode; -1 for as many as there are cores
     leak:float=.95, # A privileged column that alone reaches this AUROC is warned of; ours
     seed:int=0, # Of the folds in which categories are tried, and of the images that orientation is tried on
@@ -814,11 +841,14 @@ def audit(
     "Everything that would invalidate a result on this cohort, or that its user should know"
     if not .5 < leak <= 1: raise ValueError(f'leak is an AUROC above 0.5 and up to 1, not {leak}')
     cache = None if isinstance(pixels, (bool, np.bool_)) else pixels
-    found, unreadable = file_findings(cohort, n_jobs, cache, seed) if cache is not None or pixels else path_findings(cohort)
-    found = [*split_findings(cohort), *patient_findings(cohort), *part_findings(cohort), *denied_findings(cohort), *box_findings(cohort), *found]
+    if cache is None and not pixels: found, unreadable = path_findings(cohort)
+    else: found, unreadable = file_findings(cohort, n_jobs, cache, seed)
+    tables = split_findings, patient_findings, part_findings, denied_findings, box_findings
+    found = [*(f for of_tables in tables for f in of_tables(cohort)), *found]
     if not any(f['name'] == 'no images' for f in found): found += scope_findings(cohort)
     if cache is not None and (left := [i for i in cache.unreadable.image_id if i not in set(cohort.items.image_id)]):
-        found.append(finding('note', 'images left out', 'These images cannot be read and were left out of the cohort.', left))
+        text = 'These images cannot be read and were left out of the cohort.'
+        found.append(finding('note', 'images left out', text, left))
     taught = cohort if cohort.parts is None else cohort.parts
     columns = column_table(taught, seed)
     found += column_findings(taught, columns, leak) + text_findings(taught)
@@ -886,5 +916,6 @@ def contact_sheet(
     t = cohort.items.set_index('image_id', drop=False)
     for ax in axs: ax.axis('off')
     for ax, i in zip(axs, ids): _draw_one(cohort, t.loc[i], pixels, ax)
-    fig.suptitle(f'{_cut(_drawable(cohort.name), 40)}: {len(ids)} of {len(cohort)} images', fontsize=9, parse_math=False)
+    title = f'{_cut(_drawable(cohort.name), 40)}: {len(ids)} of {len(cohort)} images'
+    fig.suptitle(title, fontsize=9, parse_math=False)
     return fig

@@ -59,5 +59,7 @@ def busbra_cohort(
         malignant=(data.Pathology == 'malignant').astype(int))).join(data[PRIVILEGED])
     masks = 'Masks/' + data.ID.str.replace('bus_', 'mask_') + '.png'
     rois = mask_rois(pd.DataFrame(dict(image_id=data.ID, label='malignant', image=items.image, mask=masks)), root)
+    empty = data.ID[~data.ID.isin(rois.image_id)]
+    if len(empty): raise ValueError(f'{len(empty)} masks are empty, the first of {empty.iloc[0]!r}; all of BUS-BRA have a lesion')
     if shape: items = items.join(pd.DataFrame(Parallel(-1, prefer='threads')(delayed(lambda m: lesion_shape(read_mask(root/m)))(m) for m in masks)))
     return Cohort(items, ['malignant'], rois, tabular=PRIVILEGED + SHAPE*shape, root=root, name='BUS-BRA')

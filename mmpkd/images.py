@@ -26,7 +26,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from pydicom.dataelem import RawDataElement
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import get_frame
@@ -41,22 +41,6 @@ from .cohort import BOX, Cohort, need_columns, repair_table
 PERCENTILES = .5, 99.5
 
 class _Unreadable(ValueError): "Why a file cannot be read, in words that name neither file nor patient"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
-
-class _Empty(_Unreadable): "A mask that marks nothing"
 
 class _Empty(_Unreadable): "A mask that marks nothing"
 
@@ -89,13 +73,16 @@ def to_uint8(
 _ELEMENTS = ['NumberOfFrames', 'PixelRepresentation', 'SamplesPerPixel', 'BitsStored', 'HighBit', 'PlanarConfiguration',
              'ModalityLUTSequence', 'RescaleSlope', 'RescaleIntercept', 'VOILUTSequence', 'WindowCenter', 'WindowWidth',
              'VOILUTFunction', 'PixelPaddingValue', 'PixelPaddingRangeLimit', 'FloatPixelPaddingValue',
-             'PresentationLUTSequence', 'PresentationLUTShape']
+             'PresentationLUTSequence', 'PresentationLUTShape',
+             'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence']
 
 PICTURE_REPAIRS = ( # Each kind has its place in the cache; a new one goes to the end
-    'turned by its EXIF orientation', 'EXIF orientation of no use, ignored', 'colour made grey', 'transparent parts made black',
-    'picture taken from its transparency', 'first picture of several', 'window shows nothing, percentiles instead',
-    'JPEG colours are not those of the header', 'inverted by its PresentationLUTShape', 'MONOCHROME1 although PresentationLUTShape is IDENTITY',
-    'padding written with the other sign', 'padding shifted by lossy compression', 'padding is all of the image, ignored',
+    'turned by its EXIF orientation', 'EXIF orientation of no use, ignored', 'colour made grey',
+    'transparent parts made black', 'picture taken from its transparency', 'first picture of several',
+    'window shows nothing, percentiles instead', 'JPEG colours are not those of the header',
+    'inverted by its PresentationLUTShape', 'MONOCHROME1 although PresentationLUTShape is IDENTITY',
+    'padding written with the other sign', 'padding shifted by lossy compression',
+    'padding is all of the image, ignored',
     'pixels shifted by their HighBit', 'overlay not shown', 'display shutter not applied', 'pixels are not square',
     *(f'{k} of no use, ignored' for k in _ELEMENTS))
 
@@ -115,8 +102,8 @@ def _written(ds, name): # The values of an element as they are written; pydicom 
     if vr == 'US or SS': vr = 'SS' if _written(ds, 'PixelRepresentation') == [1] else 'US'
     data, kind = e.value or b'', _BINARY.get(vr)
     if not kind: return data.decode('latin-1').strip(' \0').split('\\')
-    n = len(data)//struct.calcsize(kind)
-    return list(struct.unpack(f"{'<' if e.is_little_endian else '>'}{n}{kind}", data)) if n*struct.calcsize(kind) == len(data) else [None]
+    n, rest = divmod(len(data), struct.calcsize(kind))
+    return [None] if rest else list(struct.unpack(f"{'<' if e.is_little_endian else '>'}{n}{kind}", data))
 
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
@@ -143,7 +130,7 @@ def _word(ds, name, known, notes): # The word of an element in capitals; '' if i
 # %% ../nbs/01_images.ipynb #58ce99b3
 def _tables(ds, name, notes): # Lookup tables of a sequence; none if it is absent, or of no use
     try: return [_table(item, _big(ds)) for item in ds.get(name) or []]
-    except Exception:                                                          # whatever stands there, it is no sequence of tables
+    except Exception: # whatever stands there, it is no sequence of tables
         notes.append(f'{name} of no use, ignored')
         return []
 
@@ -156,7 +143,7 @@ def _table(item, big): # First value, entries, and the bits they fill
     return first, table, int(table.max()).bit_length()
 
 def _through(x, first, table): # Grey values through a table
-    if first > x.max() and first >= 2**15: first -= 2**16                      # a negative start, written without its sign
+    if first > x.max() and first >= 2**15: first -= 2**16 # a negative start, written without its sign
     return table[np.rint(x - first).clip(0, len(table) - 1).astype(np.int64)]
 
 def _modality(x, ds, notes): # Stored -> physical values
@@ -181,7 +168,7 @@ def _looked_up(x, table): # Physical values -> 0..1 through a table; None if it 
     first, entries, bits = table
     return _through(x, first, entries)/(2**bits - 1) if bits else None
 
-def _view(x, ds, voi, notes): # What view number `voi` of the file makes of the values, 0..1 or None; and whether it is stated
+def _view(x, ds, voi, notes): # What view number `voi` makes of the values, 0..1 or None; whether it is stated
     if voi is None: return None, False
     tables = _tables(ds, 'VOILUTSequence', notes)
     windows = list(zip(_floats(ds, 'WindowCenter', notes), _floats(ds, 'WindowWidth', notes)))
@@ -196,7 +183,7 @@ def _grades(grey, counts): # Share of the pixels between black and white, and ho
     p = n[1:-1][n[1:-1] > 0]/max(n[1:-1].sum(), 1)
     return n[1:-1].sum()/n.sum(), np.exp(-(p*np.log(p)).sum())*len(p[:1])      # the exponential of their entropy
 
-def _shows(grey, plain, counts): # Whether a view leaves anything of what the percentiles show (ours: 1 in 128 pixels, in 64 grey values)
+def _shows(grey, plain, counts): # Whether a view leaves anything of what the percentiles show (limits ours)
     (share, values), (plain_share, plain_values) = _grades(grey, counts), _grades(plain, counts)
     return 128*share >= plain_share and 64*values >= plain_values
 
@@ -224,8 +211,9 @@ def _presented(grey, ds, notes): # 0..255 as it is shown; a Presentation LUT tak
     return np.rint(table[place]/(2**bits - 1)*255).astype(np.uint8)
 
 # %% ../nbs/01_images.ipynb #c3508215
-_COLOURS = 'MONOCHROME1', 'MONOCHROME2', 'PALETTE COLOR', 'RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT' # pydicom makes RGB of the last four
-_LIBJPEG = 'pylibjpeg-libjpeg'                                                # a GPL decoder, in an extra of this package
+_COLOURS = ('MONOCHROME1', 'MONOCHROME2', 'PALETTE COLOR', 'RGB',
+            'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')                  # pydicom makes RGB of these four
+_LIBJPEG = 'pylibjpeg-libjpeg' # a GPL decoder, in an extra of this package
 
 def _undecodable(uid): # In words
     try: missing = ' '.join(get_decoder(uid).missing_dependencies)
@@ -241,8 +229,8 @@ def _put(ds, name, value): # pydicom would first read what stands there
 def _mend(ds, notes): # What pydicom needs to know; a default takes the place of junk
     grey = ds.PhotometricInterpretation.startswith(('MONOCHROME', 'PALETTE'))
     bits = int(ds.BitsAllocated)
-    rules = dict(SamplesPerPixel=((1, 3, 4), 1 if grey else 3), PixelRepresentation=((0, 1), 0), BitsStored=(range(1, bits + 1), bits))
-    if 'PixelData' not in ds: rules = dict(SamplesPerPixel=rules['SamplesPerPixel'])          # floating-point pixels have no others
+    rules = dict(SamplesPerPixel=((1, 3, 4), 1 if grey else 3))
+    if 'PixelData' in ds: rules |= dict(PixelRepresentation=((0, 1), 0), BitsStored=(range(1, bits + 1), bits))
     for name, (allowed, default) in rules.items():
         if tag_for_keyword(name) not in ds: notes.append(f'{name} of no use, ignored')
         found = _number(ds, name, notes, lambda v: v in allowed)
@@ -284,10 +272,10 @@ def _stored(ds, frame, notes): # One frame as it is stored; bits that lie above 
     i, bits = _which_frame(ds.NumberOfFrames, frame), int(ds.get('BitsStored') or 0)
     high = _number(ds, 'HighBit', notes, lambda v: v in range(int(ds.BitsAllocated)))
     if not bits or uid.is_compressed or high is None or high <= bits - 1: return _decoded(ds, uid, i, notes)
-    ds.BitsStored = int(high) + 1                                              # pydicom takes the lowest bits, wherever they are
+    ds.BitsStored = int(high) + 1 # pydicom takes the lowest bits, wherever they are
     a, lowest = _decoded(ds, uid, i, notes), -2**(bits - 1) if ds.PixelRepresentation else 0
     ds.BitsStored = bits
-    if lowest <= a.min() and a.max() < lowest + 2**bits:                       # they do lie at the bottom; the header errs
+    if lowest <= a.min() and a.max() < lowest + 2**bits: # they do lie at the bottom; the header errs
         notes.append('HighBit of no use, ignored')
         return a
     notes.append('pixels shifted by their HighBit')
@@ -330,13 +318,13 @@ def _jpeg_rgb(ds, uid, i, notes): # A colour JPEG whose stream and header disagr
     with Image.open(BytesIO(data), formats=['JPEG']) as im: return np.asarray(im.convert('RGB'))
 
 # %% ../nbs/01_images.ipynb #a0f1c004
-_LUMA = np.array([.299, .587, .114], np.float32)
+_LUMA, _NOISE = np.array([.299, .587, .114], np.float32), 8 # of 255: by so much may a codec part equal channels
 
 def _is_coloured(a): # (h, w, 3): whether the channels differ by more than a lossy codec's noise
     r, g, b = (a[..., k] for k in range(3))
     if (r == g).all() and (g == b).all(): return False
     spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
-    return bool((spread > (8 if a.dtype == np.uint8 else a.max()/32)).any())
+    return bool((spread > (_NOISE if a.dtype == np.uint8 else a.max()/32)).any())
 
 def _rgb(a, ds): # Colour or palette -> (h, w, 3), and the largest value there can be
     if a.ndim == 3: return a[..., :3], 2**ds.BitsStored - 1
@@ -348,10 +336,15 @@ def _luminance(rgb, top, notes): # (h, w, 3) -> (h, w) uint8
     if _is_coloured(rgb): notes.append('colour made grey')
     return np.rint(rgb @ _LUMA*(255/top)).astype(np.uint8)
 
-def _own_groups(ds, frame): # An enhanced file keeps rescale and windows in groups, shared or per frame
+_MACROS = 'PixelValueTransformationSequence', 'FrameVOILUTSequence'
+
+def _own_groups(ds, frame, notes): # An enhanced file keeps rescale and windows in groups, shared or per frame
     for groups, i in (('SharedFunctionalGroupsSequence', 0), ('PerFrameFunctionalGroupsSequence', frame or 0)):
-        for group in list(ds.get(groups) or [])[i:i+1]:
-            for macro in ('PixelValueTransformationSequence', 'FrameVOILUTSequence'): ds.update((group.get(macro) or [{}])[0])
+        try: macros = [(g.get(m) or [{}])[0] for g in list(ds.get(groups) or [])[i:i+1] for m in _MACROS]
+        except Exception:                                                      # whatever it is, it is no sequence
+            notes.append(f'{groups} of no use, ignored')
+            continue
+        for macro in macros: ds.update(macro)
 
 def _not_applied(ds, notes): # What a viewer would lay over the picture, or stretch
     if any(t.group & 0xff00 == 0x6000 and t.element == 0x3000 for t in ds.keys()): notes.append('overlay not shown')
@@ -362,15 +355,16 @@ def _not_applied(ds, notes): # What a viewer would lay over the picture, or stre
 
 # %% ../nbs/01_images.ipynb #01d5f35f
 def _dicom(path, frame, notes): # Header and pixels of one frame; (h, w) as stored, or (h, w, 3)
-    data = Path(path).read_bytes()                                            # pydicom's warnings would show the name of a file
+    data = Path(path).read_bytes() # pydicom's warnings would show the name of a file
     ds = pydicom.dcmread(BytesIO(data))
     if not any(k in ds for k in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
-        raise _Unreadable('truncated' if 'Rows' in pydicom.dcmread(BytesIO(data), stop_before_pixels=True) else 'no pixels in it')
+        head = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
+        raise _Unreadable('truncated' if 'Rows' in head else 'no pixels in it')
     a = _stored(ds, frame, notes)
-    _own_groups(ds, frame)
+    _own_groups(ds, frame, notes)
     return ds, a
 
-_LOSSY = (pydicom.uid.JPEGBaseline8Bit, pydicom.uid.JPEGExtended12Bit, pydicom.uid.JPEG2000, pydicom.uid.JPEGLSNearLossless,
+_LOSSY = (*_BASELINE, pydicom.uid.JPEG2000, pydicom.uid.JPEGLSNearLossless,
           '1.2.840.10008.1.2.4.203')                                            # the last: high-throughput JPEG 2000
 
 def _twin(p, ds, notes): # A padding value as the pixels have it, if it was written with the other sign
@@ -388,36 +382,43 @@ def _reaching_edge(near): # Parts of a mask that touch the edge of the image
     edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     return np.isin(parts, edge[edge > 0])
 
-def _padding(a, ds, notes): # (h, w) bool, which pixels are no part of the picture; None if there are none
+def _padding(ds, notes): # Lowest and highest value of what is no part of the picture; NaN if nothing is
     p = _number(ds, 'FloatPixelPaddingValue' if 'FloatPixelData' in ds else 'PixelPaddingValue', notes)
-    if p is None: return None
+    if p is None: return np.nan, np.nan
     q = _number(ds, 'PixelPaddingRangeLimit', notes)
-    ends = (p, p if q is None else q)
+    ends = [p, p if q is None else q]
     if 'PixelData' in ds: ends = [_twin(e, ds, notes) for e in ends]
-    lo, hi = min(ends), max(ends)
-    out = (a >= lo) & (a <= hi)
-    lossy = ds.file_meta.TransferSyntaxUID in _LOSSY or '01' in map(str, _written(ds, 'LossyImageCompression'))
-    if lossy:
-        slack = max(1, (int(a.max()) - int(a.min()))/64)
-        near = _reaching_edge((a >= lo - slack) & (a <= hi + slack))
-        if (near & ~out).any(): notes.append('padding shifted by lossy compression')
-        out |= near
-    if out.all() and a.min() < a.max():
-        notes.append('padding is all of the image, ignored')
-        return None
-    return out if out.any() else None
+    return min(ends), max(ends)
+
+def _is_lossy(ds):
+    return ds.file_meta.TransferSyntaxUID in _LOSSY or '01' in map(str, _written(ds, 'LossyImageCompression'))
+
+def _near_padding(a, lo, hi, ds, notes): # (h, w) bool, what a lossy codec made of padding at the edge; or None
+    if np.isnan(lo) or not _is_lossy(ds): return None
+    slack = max(1, (int(a.max()) - int(a.min()))/64)
+    near = _reaching_edge((a >= lo - slack) & (a <= hi + slack)) & ((a < lo) | (a > hi))
+    if not near.any(): return None
+    notes.append('padding shifted by lossy compression')
+    return near
 
 def _shown(path, frame, voi, percentiles, notes): # (h, w) uint8
     ds, a = _dicom(path, frame, notes)
     _not_applied(ds, notes)
     if a.ndim == 3 or ds.PhotometricInterpretation == 'PALETTE COLOR': return _luminance(*_rgb(a, ds), notes)
-    padding = _padding(a, ds, notes)
+    lo, hi = _padding(ds, notes)
+    near = _near_padding(a, lo, hi, ds, notes)
     values, counts, which = _levels(a)
-    inner = counts if padding is None else counts - np.bincount(which[padding], minlength=len(counts))
+    padding = (values >= lo) & (values <= hi)
+    inner = np.where(padding, 0, counts)
+    if near is not None: inner -= np.bincount(which[near], minlength=len(counts))
+    if not inner.any():
+        if (counts > 0).sum() > 1: notes.append('padding is all of the image, ignored')
+        inner, padding, near = counts, False, None
     x = _modality(values.astype(float), ds, notes)
-    grey = _presented(_seen(x, inner if inner.any() else counts, ds, voi, percentiles, notes), ds, notes)[which]
-    if padding is not None: grey[padding] = 0
-    return grey
+    grey = _presented(_seen(x, inner, ds, voi, percentiles, notes), ds, notes)
+    out = np.where(padding, np.uint8(0), grey)[which]
+    if near is not None: out[near] = 0
+    return out
 
 def read_dicom(
     path:str|PathLike, # A DICOM file
@@ -441,7 +442,7 @@ def _orientation(im, path): # 1..8 as EXIF and TIFF count them; None for junk
         data = Path(path).read_bytes()
         if b'eXIf' not in data and b'tiff:Orientation' not in data: return 1
     try: turned = (im.tag_v2 if hasattr(im, 'tag_v2') else im.getexif()).get(0x0112, 1)
-    except Exception: return None                                              # a damaged header costs itself, not the picture
+    except Exception: return None # a damaged header costs itself, not the picture
     return int(turned) if turned in range(1, 9) else None
 
 def _turn(a, turned): # Rows and columns as a viewer shows them
@@ -463,23 +464,32 @@ def _codestream(im): # Of JPEG 2000, without the boxes around it
     im.fp.seek(0)
     return data[max(data.find(b'\xff\x4f\xff\x51'), 0):]
 
+_DEEP = 'more than 8 bits a colour, of which only 8 can be read; save it as PNG, or in 16-bit grey'
+
 def _deep(im, path): # (h, w, channels) of a 16-bit colour PNG
-    if im.format != 'PNG': raise _Unreadable('more than 8 bits a colour, of which only 8 can be read; save it as a 16-bit grey image, or as PNG')
-    from torchvision.io import ImageReadMode, decode_png, read_file
-    return decode_png(read_file(str(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    if im.format != 'PNG': raise _Unreadable(_DEEP)
+    im.load()                                                                  # a truncated file is told as such
+    try:
+        from torchvision.io import ImageReadMode, decode_png, read_file
+        a = decode_png(read_file(str(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    except Exception as e: raise _Unreadable(_DEEP) from e                     # torchvision has no codecs
+    if a.dtype != np.uint16: raise _Unreadable(_DEEP)
+    return a
 
-def _channels(im): # Colours (h, w) or (h, w, 3), and alpha (h, w) or None
-    clear = im.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in im.info
-    if clear:
+def _channels(im): # Grey (h, w) or a picture in RGB, and alpha (h, w) or None
+    if im.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in im.info:
         im = im.convert('RGBA')
-        return np.asarray(im.convert('RGB')), np.asarray(im.getchannel('A'))
-    a = np.asarray(im if im.mode == 'L' else im.convert('L' if im.mode == '1' else 'RGB'))
-    if im.mode == 'P' and (a == a[0, 0]).all(): a = np.asarray(im)             # its palette has but one colour
-    return a, None
+        return im.convert('RGB'), np.asarray(im.getchannel('A'))
+    if im.mode in ('1', 'L'): return np.asarray(im.convert('L')), None
+    if im.mode == 'LAB': raise _Unreadable('colours in LAB, which cannot be read; save it in RGB')
+    rgb = im.convert('RGB')
+    # its palette has one colour
+    if im.mode == 'P' and all(lo == hi for lo, hi in rgb.getextrema()): return np.asarray(im), None
+    return rgb, None
 
-def _planes(path, frame, notes): # Colours and alpha of a file that PIL can read, upright; more than 8 bits as they are
-    with open(path, 'rb') as f, Image.open(f) as im:                            # by its name, PIL 13 maps a turned TIFF wrongly
-        if im.format == 'MPO' and frame is None:                               # a camera's, with a preview or a second view
+def _planes(path, frame, notes): # Grey or colours, and alpha, of a file that PIL can read; upright
+    with open(path, 'rb') as f, Image.open(f) as im: # by its name, PIL 13 maps a turned TIFF wrongly
+        if im.format == 'MPO' and frame is None: # a camera's, with a preview or a second view
             notes.append('first picture of several')
             frame = 0
         im.seek(_which_frame(getattr(im, 'n_frames', 1), frame))
@@ -489,7 +499,7 @@ def _planes(path, frame, notes): # Colours and alpha of a file that PIL can read
         if deep:
             a = _turn(_deep(im, path), turned or 1)
             return a[..., :-1 if a.shape[2] in (2, 4) else None], (a[..., -1] if a.shape[2] in (2, 4) else None)
-        if (turned or 1) > 1: im = ImageOps.exif_transpose(im)                 # of a TIFF, some versions of PIL have done so
+        if (turned or 1) > 1: im = ImageOps.exif_transpose(im) # of a TIFF, some versions of PIL have done so
         if not im.mode.startswith(('I', 'F')): return _channels(im)
         a = np.asarray(im)
         return (a.max() - a if white else a), None
@@ -527,11 +537,18 @@ def _opaque(grey, alpha, notes): # Grey values where what is transparent is blac
     notes.append('transparent parts made black')
     return np.rint(grey*(alpha/alpha.max())).astype(grey.dtype)
 
-def _to_grey(colours, notes): # (h, w) or (h, w, channels) -> (h, w), PIL's luminance
+def _spread(im): # By how much the channels of a picture differ at most
+    r, g, b = im.split()
+    return max(ImageChops.difference(*two).getextrema()[1] for two in ((r, g), (g, b), (r, b)))
+
+def _to_grey(colours, notes): # (h, w), (h, w, channels) or a picture in RGB -> (h, w), PIL's luminance
+    if isinstance(colours, Image.Image):
+        sample = colours.resize((64, 64), Image.Resampling.NEAREST)            # a photograph shows its colours at once
+        if _spread(sample) > _NOISE or _spread(colours) > _NOISE: notes.append('colour made grey')
+        return np.asarray(colours.convert('L'))
     if colours.ndim == 2: return colours
     if colours.shape[2] == 1: return colours[..., 0]
     if _is_coloured(colours): notes.append('colour made grey')
-    if colours.dtype == np.uint8: return np.asarray(Image.fromarray(colours).convert('L'))
     return np.rint(colours @ _LUMA).astype(np.int64)
 
 def _picture(path, frame, notes): # (h, w) uint8 of a file that PIL can read
@@ -549,7 +566,7 @@ def read_noted(
     frame:int=None, # Which frame of a file that holds several
     voi:int=0 # Which view of a DICOM file; see `read_dicom`
 ) -> tuple: # (h, w) `uint8`, and a list of what was repaired on the way, of `PICTURE_REPAIRS`
-    "A grey image and its repairs; raises `FileNotFoundError`, or a `ValueError` with the reason why the file cannot be read"
+    "A grey image and its repairs; raises `FileNotFoundError`, or a `ValueError` that says why it cannot be read"
     return _named('image', _grey, path, frame, voi)
 
 def read_image(
@@ -570,7 +587,8 @@ def resize_mask(
     "A mask on the pixels of its image, by nearest neighbour; raises a `ValueError` if their aspect differs, or nothing is left"
     h0, w0 = mask.shape
     if (h0, w0) == (h, w): return mask
-    if max(ratio := (w0*h)/(w*h0), 1/ratio) > 1 + tolerance: raise _Unreadable(f'{w0} x {h0} pixels (width x height), its image {w} x {h}')
+    if max(ratio := (w0*h)/(w*h0), 1/ratio) > 1 + tolerance:
+        raise _Unreadable(f'{w0} x {h0} pixels (width x height), its image {w} x {h}')
     rows, cols = (((np.arange(n) + .5)*n0/n).astype(int) for n, n0 in ((h, h0), (w, w0)))
     out = mask[np.ix_(rows, cols)]
     if mask.any() and not out.any(): raise _Unreadable(f'nothing is left of it at {w} x {h} pixels')
@@ -584,25 +602,28 @@ def _mask_dicom(path): # Grey values, 0 where nothing is marked; of colours the 
 
 def _mask_picture(path): # The same of a file that PIL can read; a transparent pixel is not marked
     colours, alpha = _planes(path, None, [])
+    colours = np.asarray(colours)
     grey = colours if colours.ndim == 2 else colours.max(axis=2)
     return _opaque(grey, alpha, [])
 
 _BORDER = 'it marks the border of the image; is it black on white? The lesion must be bright'
-_GREYS = 'it has areas of several greys, which may be lesions or not; mark all lesions in one grey, or save one file for each'
+_GREYS = ('it has areas of several greys, which may be lesions or not; '
+          'mark all lesions in one grey, or save one file for each')
 
 def _marked(g, lossy=False): # Grey values -> bool
-    half = g > g.max()/2
+    most = float(g.max())
+    half = g > most/2
     low = (g > 0) & ~half
     if not low.any(): return half
     levels, which = np.unique(g[low], return_inverse=True)
-    top = maximum_filter(g, 3) == g                                            # no brighter neighbour
-    inner = np.bincount(which, top[low])/np.bincount(which) >= .5              # such levels are areas, not edges
+    peak = maximum_filter(g, 3) == g                                           # no brighter neighbour
+    inner = np.bincount(which, peak[low])/np.bincount(which) >= .5             # such levels are areas, not edges
     if len(levels) > 16 and not inner.all():
-        flat = maximum_filter(g, 5) - minimum_filter(g, 5) <= g.max()/64
-        if (flat & low & (g > g.max()/8)).any(): raise _Unreadable(_GREYS)
+        flat = maximum_filter(g, 5) - minimum_filter(g, 5) <= most/64
+        if (flat & low & (g > most/8)).any(): raise _Unreadable(_GREYS)
         return half
-    lossy |= len(levels) <= 16 and ((g > g.max()*31/32) & (g < g.max())).any() # its white is not one value either
-    faint = levels < g.max()/(8 if lossy else 32)                              # black, as a lossy codec has it, or a lesion?
+    lossy |= len(levels) <= 16 and ((g > most*31/32) & (g < most)).any()       # its white is not one value either
+    faint = levels < most/(8 if lossy else 32) # black, as a lossy codec has it, or a lesion?
     if (inner & faint).any() and not lossy: raise _Unreadable(_GREYS)
     return half | np.isin(g, levels[inner & ~faint])
 
@@ -621,7 +642,7 @@ def read_mask(
     path:str|PathLike, # An image in which the lesion is brighter than black
     shape:tuple=None # (h, w) of the image it was drawn on; the mask is resized to it
 ) -> np.ndarray: # (h, w) bool
-    "The outline of a lesion; raises a `ValueError` if it is empty, black on white, or has another aspect than its image"
+    "The outline of a lesion; raises a `ValueError` if it is empty, black on white, or of another aspect"
     return _named('mask', _mask, path, shape)
 
 # %% ../nbs/01_images.ipynb #2a4d8919
@@ -681,11 +702,12 @@ def mask_rois(
     root:str|PathLike, # Folder that the paths are relative to
     mask:str='mask', # Column with the paths of masks; several in one cell as a list, or with ';' or '|' between them
     n_jobs:int=-1 # Threads; -1 for as many as there are cores
-) -> pd.DataFrame: # `image_id`, `label`, `x0`, `y0`, `x1`, `y1`, `mask`, in the order of the table; no row where nothing is marked
+) -> pd.DataFrame: # `image_id`, `label`, `x0`, `y0`, `x1`, `y1`, `mask`, in the order of the table
     "Regions of interest from outlines, in pixels of the image (without a column `image`: of the mask); raises an error that names each image whose mask is of no use"
     need_columns(table, ['image_id', 'label', mask], 'the table of masks')
     root = Path(root)
-    t = table.assign(mask=[_paths(c, root) for c in table[mask]]).explode('mask').dropna(subset='mask').reset_index(drop=True)
+    each = table.assign(mask=[_paths(c, root) for c in table[mask]]).explode('mask')
+    t = each.dropna(subset='mask').reset_index(drop=True)
     files, ids = [root/m for m in t['mask']], t.image_id.tolist()
     _raise_missing(files, ids, 'masks')
     images = [root/p for p in t.image] if 'image' in t else [None]*len(files)
@@ -784,7 +806,7 @@ def map_to_original(self:Geometry,
 
 # %% ../nbs/01_images.ipynb #2fe4f112
 class Pixels:
-    "Images of a cohort, resized and padded, in a memory-mapped array on disk; `unreadable` lists those that were left out, `repairs` what was mended"
+    "Images of a cohort, resized and padded, in an array on disk; `unreadable` and `repairs` are tables"
     def __init__(self,
         folder:str|PathLike # What `cache_pixels` made
     ):
@@ -803,7 +825,8 @@ class Pixels:
     def __repr__(self):
         lost = f', {len(self.unreadable)} unreadable' if len(self.unreadable) else ''
         mended = self.repairs.id.nunique()
-        return f'Pixels: {len(self)} images of {self.size} x {self.size}{lost}' + (f', {mended} repaired' if mended else '')
+        repaired = f', {mended} repaired' if mended else ''
+        return f'Pixels: {len(self)} images of {self.size} x {self.size}{lost}{repaired}'
 
     def geometry(self,
         image_id:str
@@ -822,7 +845,7 @@ class Pixels:
         return d.hexdigest()[:16]
 
 # %% ../nbs/01_images.ipynb #9186292b
-_READING = 3                                                                  # part of the cache's name; raise it when the same files give other pixels
+_READING = 3 # part of the cache's name; raise it when the same files give other pixels
 _NOTES = [('h', 'i8'), ('w', 'i8'), ('stat', 'i8', 4), ('digest', 'u8'), ('lo', 'u1'), ('hi', 'u1'), ('repairs', 'u8')]
 
 def _digest(*parts): return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -860,9 +883,11 @@ def _begin(part, n, size):
 def _finish(part, done, ids, notes, bad):
     "Give a filled cache its index and its name"
     lost = pd.DataFrame(bad, columns=['image_id', 'reason'], dtype=str)
-    index = pd.DataFrame(dict(image_id=ids, row=range(len(ids)), **{k: notes[k] for k in ('h', 'w', 'digest', 'lo', 'hi')}))
+    known = {k: notes[k] for k in ('h', 'w', 'digest', 'lo', 'hi')}
+    index = pd.DataFrame(dict(image_id=ids, row=range(len(ids)), **known))
     kept = ~index.image_id.isin(lost.image_id)
-    repairs = [(k, ids[i], '') for i in np.flatnonzero(kept & (notes['repairs'] > 0)) for k in _kinds(int(notes['repairs'][i]))]
+    mended = np.flatnonzero(kept & (notes['repairs'] > 0))
+    repairs = [(k, ids[i], '') for i in mended for k in _kinds(int(notes['repairs'][i]))]
     lost.to_parquet(part/'unreadable.parquet')
     repair_table(repairs).to_parquet(part/'repairs.parquet')
     index[kept].to_parquet(part/'index.parquet')
@@ -888,7 +913,8 @@ def _read_all(part, done, files, ids, stats, size, n_jobs, skip_unreadable):
     if not (part/'notes.npy').is_file(): _begin(part, n, size)
     offset, notes = np.load(part/'pixels.npy', mmap_mode='r').offset, np.load(part/'notes.npy', mmap_mode='r+')
     todo = np.flatnonzero((notes['h'] == 0) | (notes['stat'] != stats).any(axis=1)).tolist()
-    work = _in_threads(_fill, [(i, files[i], part/'pixels.npy', offset, notes, size) for i in todo], 'Reading images', n_jobs)
+    args = [(i, files[i], part/'pixels.npy', offset, notes, size) for i in todo]
+    work = _in_threads(_fill, args, 'Reading images', n_jobs)
     bad = [(ids[i], why) for i, why in sorted(filter(None, work))]
     if not bad or (skip_unreadable and len(bad) < n): _finish(part, done, ids, notes, bad)
     return bad
@@ -912,7 +938,8 @@ def cache_pixels(
             if not done.is_dir(): bad = _read_all(part, done, files, ids, stats, size, n_jobs, skip_unreadable)
     if bad is None: bad = Pixels(done).unreadable.to_numpy().tolist()
     if len(bad) == n or (bad and not skip_unreadable):
-        raise ValueError(f'{len(bad)} of {n} images cannot be read (to go on without them: skip_unreadable=True, or --skip-unreadable):\n{_listed(bad)}')
+        way = 'to go on without them: skip_unreadable=True, or --skip-unreadable'
+        raise ValueError(f'{len(bad)} of {n} images cannot be read ({way}):\n{_listed(bad)}')
     return Pixels(done)
 
 def unreadable(
@@ -931,14 +958,15 @@ def clip_regions(
     pixels:Pixels, # Knows the size of each image
     slack:float=1. # How many pixels a box may lie outside, as rounding leaves it (ours)
 ) -> Cohort: # The same; boxes that stay within the slack are clipped, and counted in `repairs`
-    "Boxes a little larger than their image are cut to it; what lies further outside is left for `check_regions` to refuse"
-    size = pixels.index[['w', 'h']].reindex(cohort.rois.image_id).to_numpy(float)                # NaN for an image without pixels
+    "Boxes a little larger than their image are cut to it; those further outside are left for `check_regions` to refuse"
+    size = pixels.index[['w', 'h']].reindex(cohort.rois.image_id).to_numpy(float) # NaN for an image without pixels
     box, most = cohort.rois[BOX].to_numpy(float), np.hstack([size, size])
     clipped = np.minimum(np.maximum(box, 0), most)
     apart = np.abs(clipped - box).max(axis=1, initial=0)
     where = (apart > 0) & (apart <= slack) & (clipped[:, :2] < clipped[:, 2:]).all(axis=1)
     if not where.any(): return cohort
-    rows = [('box clipped to its image', k, f'by {a:.3g} pixels') for k, a in zip(cohort.rois.image_id[where], apart[where])]
+    found = zip(cohort.rois.image_id[where], apart[where])
+    rows = [('box clipped to its image', k, f'by {a:.3g} pixels') for k, a in found]
     out = copy(cohort)
     out.rois = cohort.rois.assign(**dict(zip(BOX, np.where(where[:, None], clipped, box).T)))
     out.repairs = pd.concat([cohort.repairs, repair_table(rows)], ignore_index=True)

@@ -99,11 +99,13 @@ MASKED_TERMS = {
     'Pneumothorax': ['pneumothorax', 'hydropneumothorax', 'hemopneumothorax', 'PTX']}
 
 # %% ../nbs/02_mimic.ipynb #dd41b163
-_UNSPACED = '\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u31ff\u3400-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff'
+_UNSPACED = ('\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff'                        # Thai, Lao, Tibetan, Burmese, Khmer
+             '\u3005-\u3007\u3040-\u312f\u31a0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff' # kana, Han
+             '\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff')                # Hangul
 _MARKS = ''.join(c for c in map(chr, range(0x300, 0x3100)) if unicodedata.category(c)[0] == 'M')
 _CLUSTER = re.compile(rf'.[{_MARKS}\u1160-\u11ff\uff9e\uff9f]*', re.S)        # a letter and what is written on it
-_ACCENTS = re.compile('[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670]')   # of Latin, Greek, Cyrillic, Hebrew and Arabic letters
-_PLAIN = str.maketrans(dict(zip('ıłøđðħæœþ', ['i', 'l', 'o', 'd', 'd', 'h', 'ae', 'oe', 'th'])))   # letters that Unicode does not take apart
+_ACCENTS = re.compile('[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670]')   # of alphabets
+_PLAIN = str.maketrans(dict(zip('ıłøđðħæœþ', 'i l o d d h ae oe th'.split())))   # Unicode does not take these apart
 
 @lru_cache(2**16)
 def _fold(cluster): # One letter with its marks
@@ -115,7 +117,7 @@ def _fold(cluster): # One letter with its marks
 
 def fold_text(
     text:str # Any text
-) -> tuple: # The folded text; where each of its characters begins and ends in the original, (N, 2) int, or None if nothing moved
+) -> tuple: # The folded text; (N, 2) where its characters begin and end in the original, or None if nothing moved
     "A text as names are searched in it: without case, accents and compatibility forms"
     if text.isascii(): return text.lower(), None
     clusters = _CLUSTER.findall(text)
@@ -134,11 +136,15 @@ def _units(word): # Folded letters of a word, and the regular expression of each
     for c in _CLUSTER.findall(word):
         f = _fold(c)
         spelt_out = unicodedata.normalize('NFC', c).lower() in 'äöüø'
-        folded, units = folded + f, units + [re.escape(x) for x in f[:-1]] + [re.escape(x) + 'e?'*spelt_out for x in f[-1:]]
-    if len(folded) >= 5: units = [u + '?'*bool(re.match('[aou]e.', folded[k-1:])) if k else u for k, u in enumerate(units)]
+        folded += f
+        units += [re.escape(x) for x in f]
+        if spelt_out: units[-1] += 'e?'
+    if len(folded) >= 5:
+        for m in re.finditer('[aou]e(?=.)', folded): units[m.end() - 1] += '?'
     return folded, units
 
-def _length(word): return len(_units(word)[0]) + len(re.findall('[äöü]', unicodedata.normalize('NFC', word).lower())) # Letters, umlauts spelt out
+def _length(word): # Letters, umlauts spelt out
+    return len(_units(word)[0]) + len(re.findall('[äöü]', unicodedata.normalize('NFC', word).lower()))
 
 def _spell(units): # Letters in a row, or with the end of a line between them; a slash may stand between blanks
     def between(a, b): return r'\s*' if re.match(f'[{_UNSPACED}]', a) or '/' in (a, b) else rf'(?:{_HYPHEN}\s*)?'
@@ -163,13 +169,16 @@ def _term(term): # Regular expression of a term; the ellipses are its only group
 
 # %% ../nbs/02_mimic.ipynb #db31e68b
 _LETTER = rf'(?:[^\W_{_UNSPACED}]|[{"".join(c for c in _MARKS if not re.match(f"[{_UNSPACED}]", c))}])'
-_PREFIXES = {_ARABIC: 'و ف ب ل ك ال لل وال فال بال كال ولل وب ول'.split(), _HEBREW: 'ה ו ב ל מ כ ש וה וב ול ומ שה מה כש'.split()}
+_PREFIXES = {_ARABIC: 'و ف ب ل ك ال لل وال فال بال كال ولل وب ول'.split(),
+             _HEBREW: 'ה ו ב ל מ כ ש וה וב ול ומ שה מה כש'.split()}
 
 def _start(part, compounds): # What must hold before the first word, `part`
     folded = _units(part)[0]
     if not folded[:1].isalnum() or re.match(f'[{_UNSPACED}]', folded): return ''
     for script, prefixes in _PREFIXES.items():
-        if re.match(f'[{script}]', folded): return f'(?:(?<!{_LETTER})|' + '|'.join(f'(?<=(?<!{_LETTER}){p})' for p in prefixes) + ')'
+        if not re.match(f'[{script}]', folded): continue
+        attached = [f'(?<=(?<!{_LETTER}){p})' for p in prefixes]
+        return f"(?:{'|'.join([f'(?<!{_LETTER})', *attached])})"
     longer = rf'(?:(?!\d){_LETTER}){{3,}}'
     return f'(?<!{_LETTER})' + f'(?:{longer})?'*(compounds and _length(part) >= 5)
 
@@ -186,12 +195,20 @@ def _bounds(term, compounds): # The term without an ellipsis at its ends; what m
     before = f'(?<!{_LETTER}){_LETTER}*' if term[0] == '…' else _start(words[0], compounds)
     return bare, before, f'{_LETTER}*' if term[-1] == '…' else _end(words[-1])
 
-@lru_cache
-def _pattern(terms, compounds=True): # One regular expression for all terms, the longest first
+def _sorted(terms): # The longest first
     terms = sorted({t.strip().replace('...', '…') for t in terms}, key=lambda t: (-len(t), t))
     if '' in terms: raise ValueError('a term to be masked must not be empty')
-    alike = groupby([_bounds(t, compounds) for t in terms], key=lambda b: b[1:])
-    return re.compile('|'.join(f"{before}(?:{'|'.join(_term(b[0]) for b in group)}){behind}" for (before, behind), group in alike), re.I)
+    return terms
+
+@lru_cache
+def _pattern(terms, compounds=True): # One regular expression of folded texts for all terms
+    alike = groupby([_bounds(t, compounds) for t in _sorted(terms)], key=lambda b: b[1:])
+    groups = [f"{before}(?:{'|'.join(_term(b[0]) for b in group)}){behind}" for (before, behind), group in alike]
+    return re.compile('|'.join(groups))
+
+@lru_cache
+def _hint(terms): # The same without bounds: quick, and where it finds nothing there is nothing
+    return re.compile('|'.join(_term(_bounds(t, False)[0]) for t in _sorted(terms)))
 
 # %% ../nbs/02_mimic.ipynb #58bc32d8
 def _original(spans, start, end): # The place in the original of a place in the folded text
@@ -209,6 +226,7 @@ def find_names(
 ) -> list: # (start, end) of each in the text, end exclusive
     "Where a text names something, in any script and spelling"
     folded, spans = fold_text(text)
+    if compounds and not _hint(tuple(names)).search(folded): return []
     found = [part for m in _pattern(tuple(names), compounds).finditer(folded) for part in _covered(m)]
     return [_original(spans, *part) for part in found]
 
@@ -225,7 +243,8 @@ def mask_labels(
     names = _flat(terms)
     if not names: return text
     risky = (token, f'{token} {token}', f'{token} x {token}')
-    if any(find_names(t, names, compounds) for t in risky): raise ValueError(f'the token {token!r} is itself one of the terms to be masked')
+    if any(find_names(t, names, compounds) for t in risky):
+        raise ValueError(f'the token {token!r} is itself one of the terms to be masked')
     while places := find_names(text, names, compounds):                # what stood in a gap may be a name as well
         kept = [text[a:b] for a, b in zip([0, *[b for _, b in places]], [*[a for a, _ in places], len(text)])]
         text = token.join(kept)
@@ -276,12 +295,11 @@ def misspelt_names(
 def hide_counts(
     texts:pd.Series, # Reports before anything is hidden; blanks are passed over
     words:list # Words to be hidden
-) -> pd.DataFrame: # `word`, `reports` that contain it, `misspelt`: spellings that stay, with the number of their reports
+) -> pd.DataFrame: # `word`, `reports` that contain it, `misspelt`: spellings that stay, and in how many reports
     "How many reports contain each word that is to be hidden"
-    folded = [fold_text(t)[0] for t in texts.dropna().astype(str)]
-    near = misspelt_names(texts, words).groupby('name')
+    known, near = texts.dropna().astype(str), misspelt_names(texts, words).groupby('name')
     listed = {n: ', '.join(f'{s} ({k})' for s, k in zip(t.spelling, t.reports)) for n, t in near}
-    rows = [(w, sum(bool(_pattern((w,)).search(t)) for t in folded), listed.get(w, '')) for w in dict.fromkeys(words)]
+    rows = [(w, sum(bool(find_names(t, [w])) for t in known), listed.get(w, '')) for w in dict.fromkeys(words)]
     return pd.DataFrame(rows, columns=['word', 'reports', 'misspelt'])
 
 # %% ../nbs/02_mimic.ipynb #3ba7d404

@@ -73,14 +73,21 @@ def test_modules_are_up_to_date(exported):
     if any(diffs): pytest.fail('edit the notebook, then run nbdev-export:\n' + ''.join(diffs)[:5000], pytrace=False)
 
 
+def used_by(path):
+    "The modules of the package that one imports"
+    names = [name for name in imports(path) if re.match(r'\.|mmpkd\.', name)]
+    return {re.sub(r'^(\.|mmpkd\.)', '', name).split('.')[0] for name in names}
+
+
 def test_data_flows_downwards():
-    "A notebook imports from lower numbers only"
+    "A notebook imports from lower numbers, or from one of its own number that does not import it"
     number = {p.stem: int(m[1]) for p in MODULES if (m := SOURCE.search(p.read_text(encoding='utf-8')))}
-    for path in MODULES:
-        if path.stem not in number: continue
-        used = {re.sub(r'^(\.|mmpkd\.)', '', name).split('.')[0] for name in imports(path) if re.match(r'\.|mmpkd\.', name)}
-        upwards = sorted(name for name in used if number.get(name, -1) >= number[path.stem])
-        assert not upwards, f'{path.name} imports {upwards}, which come later'
+    used = {p.stem: used_by(p) for p in MODULES if p.stem in number}
+    for name, others in used.items():
+        upwards = sorted(o for o in others if number.get(o, -1) > number[name])
+        assert not upwards, f'{name} imports {upwards}, which come later'
+        beside = sorted(o for o in others if number.get(o, -1) == number[name] and name in used[o])
+        assert not beside, f'{name} and {beside} import each other'
 
 
 def test_name_stands_twice_and_agrees(): assert project['name'] == settings['lib_name'] == 'mmpkd'
