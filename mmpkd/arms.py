@@ -35,8 +35,8 @@ def _settings(arm, kind, words): # {name: value} of the words that are NAME=VALU
         name, is_setting, value = w.partition('=')
         if not is_setting: continue
         if name not in ('lam', 'T', 'share', 'eps') or kind == 'baseline':
-            raise ValueError(f"the arm {arm!r} cannot change {name!r}; an arm other than the baseline can change lam, T and share, "
-                             "and label-smoothing its eps")
+            raise ValueError(f"the arm {arm!r} cannot change {name!r}; an arm other than the baseline can change "
+                             "lam, T and share, and label-smoothing its eps")
         try: changes[name] = value if (name, value) == ('T', 'valid') else float(value)
         except ValueError: raise ValueError(f"{name} must be a number, not {value!r}, in the arm {arm!r}") from None
     return changes
@@ -44,12 +44,16 @@ def _settings(arm, kind, words): # {name: value} of the words that are NAME=VALU
 def _check_settings(arm, kind, changes):
     share, eps = changes.get('share', 1), changes.get('eps', 1)
     for name, value in dict(share=share, eps=eps).items():
-        if not 0 < value <= 1: raise ValueError(f'{name} must be above 0 and at most 1, not {value}, in the arm {arm!r}')
+        if not 0 < value <= 1:
+            raise ValueError(f'{name} must be above 0 and at most 1, not {value}, in the arm {arm!r}')
     if changes.get('T') == 'valid' and (kind == 'self-distillation' or share < 1):
-        raise ValueError(f"T=valid is the temperature of the teacher of all training patients, which is not that of the arm {arm!r}; name a number")
+        raise ValueError("T=valid is the temperature of the teacher of all training patients, "
+                         f"which is not that of the arm {arm!r}; name a number")
     if share < 1 and kind != 'out-of-fold': raise ValueError(f"share goes with 'out-of-fold', not with {kind!r}")
-    if 'eps' in changes and kind != 'label-smoothing': raise ValueError(f"eps goes with 'label-smoothing', not with {kind!r}")
-    if {'eps', 'T'} <= set(changes): raise ValueError(f'eps is the strength of the smoothing, so that T does nothing in the arm {arm!r}; leave one out')
+    if 'eps' in changes and kind != 'label-smoothing':
+        raise ValueError(f"eps goes with 'label-smoothing', not with {kind!r}")
+    if {'eps', 'T'} <= set(changes):
+        raise ValueError(f'eps is the strength of the smoothing, so that T does nothing in the arm {arm!r}; leave one out')
 
 def read_arm(
     arm:str # Such as 'out-of-fold' or 'out-of-fold lam=0.3 T=2'
@@ -106,7 +110,7 @@ def arm_labels(
     task:str='multilabel', # 'multilabel' or 'multiclass'
     seed:int=0 # Of the controls that shuffle
 ) -> pd.DataFrame: # (N, C) soft labels, indexed by `image_id`
-    "Soft labels of one arm: equation 2, or a control made from it; raises a `ValueError` that names an arm which has none"
+    "Soft labels of one arm: equation 2, or a control made from it; raises a `ValueError` for an arm that has none"
     kind, changes = read_arm(arm)
     if not has_soft_labels(arm): raise ValueError(f'the arm {arm!r} has no soft labels from the teacher')
     if z is None and needs_teacher(arm): raise ValueError(f'the arm {arm!r} needs a teacher, and there is none')

@@ -149,7 +149,7 @@ def print_table(
     title:str='', # Above it
     words:tuple=() # Columns of words, which stand at the left
 ):
-    "A table on the terminal: columns for which there is no room stand below the others, and no word or number is broken"
+    "A table on the terminal: columns without room stand below the others, and no word or number is broken"
     t = t.reset_index()
     heads = [' '.join(c).strip() if isinstance(c, tuple) else str(c) for c in t]
     columns = [_cells(t.iloc[:, i]) for i in range(len(heads))]
@@ -157,7 +157,9 @@ def print_table(
     if title: tell(title)
     for block in _blocks(widths, console.width):
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-        for i in block: table.add_column(Text(heads[i]), justify='left' if i == 0 or heads[i] in words else 'right', no_wrap=True, overflow='ignore')
+        for i in block:
+            side = 'left' if i == 0 or heads[i] in words else 'right'
+            table.add_column(Text(heads[i]), justify=side, no_wrap=True)
         for row in zip(*[columns[i] for i in block]): table.add_row(*map(Text, row))
         console.print(table, crop=False, soft_wrap=True)
         title = ''
@@ -170,18 +172,22 @@ def print_columns(
     "The columns in use: what each is for, and what it looks like"
     from mmpkd.cohort import column_kinds
     kinds = column_kinds(items[[c for c in roles if c in items]])
-    shown = {'Used as': [roles[c] for c in kinds.index], 'Looks like': kinds.kind, 'Values': kinds['values'], 'Missing': [f'{v:.1%}' for v in kinds.missing]}
+    shown = {'Used as': [roles[c] for c in kinds.index], 'Looks like': kinds.kind,
+             'Values': kinds['values'], 'Missing': [f'{v:.1%}' for v in kinds.missing]}
     table = kinds.assign(**shown)[[*shown]].rename_axis('Column')
     print_table(table, 'Columns', words=('Used as', 'Looks like'))
 
 # %% ../nbs/43_cli.ipynb #64fc512d
+def _tell_hidden(hidden): # From `hide_counts`
+    for r in hidden.itertuples():
+        if r.reports: tell(f'Hidden: {r.word!r}, in {r.reports} reports')
+        else: tell(f'WARNING: {r.word!r} is to be hidden, and no report has it')
+        if r.misspelt: tell(f'WARNING: spellings close to {r.word!r} stay in the reports: {r.misspelt}')
+
 def _hide(items, text, words): # The table, whose reports lack these words
-    from mmpkd.mimic import mask_labels
-    def hidden(report, terms): return mask_labels(report, dict(hidden=terms)) if isinstance(report, str) else report
-    for w in words:
-        found = sum(hidden(r, [w]) != r for r in items[text].dropna())
-        tell(f'Hidden: {w!r}, found in {found} of {len(items)} reports' if found else f'WARNING: {w!r} is to be hidden, and no report has it')
-    return items.assign(**{text: [hidden(r, words) for r in items[text]]})
+    from mmpkd.mimic import hide_counts, mask_labels
+    _tell_hidden(hide_counts(items[text], words))
+    return items.assign(**{text: [mask_labels(r, dict(hidden=words)) if isinstance(r, str) else r for r in items[text]]})
 
 # %% ../nbs/43_cli.ipynb #1b91a4a8
 def _column_roles(image_id, patient, image, labels, tabular, split, text, masks): # Column -> what it is used as
@@ -196,9 +202,12 @@ def _named_or(column, usual, items): # The column that was named, or the usual o
 def _mask_regions(items, masks, label, image_id, image, root, task): # Regions from a column of mask paths
     from mmpkd.cohort import image_paths
     from mmpkd.images import mask_rois
-    if len(label) > 1: raise ValueError('--masks goes with one 0/1 label, or with one column of classes; else give --boxes FILE, which may have a column mask')
+    if len(label) > 1:
+        raise ValueError('--masks goes with one 0/1 label, or with one column of classes; '
+                         'else give --boxes FILE, which may have a column mask')
     classes = items[label[0]] if task == 'multiclass' else label[0]
-    return mask_rois(items.assign(image_id=items[image_id], label=classes, image=image_paths(items, image)), root, masks)
+    named = items.assign(image_id=items[image_id], label=classes, image=image_paths(items, image))
+    return mask_rois(named, root, masks)
 
 # %% ../nbs/43_cli.ipynb #b35d3d29
 def table(
@@ -225,7 +234,8 @@ def table(
     "Your own table: reports, metadata or both are privileged."
     from mmpkd.cohort import Cohort, need_columns, read_noted_table
     if boxes and masks: raise ValueError('where are the lesions? Give --boxes FILE or --masks COLUMN, one of them')
-    if masks and label_sep: raise ValueError('--masks does not say which of several classes it is of; give --boxes FILE, which may have a column mask')
+    if masks and label_sep:
+        raise ValueError('--masks does not say which of several classes it is of; give --boxes FILE, which may have a column mask')
     names = label if task == 'multiclass' or label_sep else []
     items, repairs = read_noted_table(table, (image_id, patient, image, split, masks, *names))
     patient, split = _named_or(patient, 'patient_id', items), _named_or(split, 'split', items)
@@ -233,11 +243,12 @@ def table(
     need_columns(items, [*roles], table.name)
     print_columns(items, roles)
     if not patient: tell('No column tells patients apart: each image is its own patient.')
-    if not split: tell(f'No split is given: one is made by patients, {valid:.0%} for validation and {test:.0%} for testing (seed {split_seed}).')
+    if not split:
+        tell(f'No split is given: one is made by patients, {valid:.0%} for validation and {test:.0%} for testing (seed {split_seed}).')
     rois = _mask_regions(items, masks, label, image_id, image, root, task) if masks else boxes
     if hide and text: items = _hide(items, text, hide)
-    cohort = Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem, valid, test, split_seed,
-                               label_sep, box_label, classes or None, repairs)
+    cohort = Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem,
+                               valid, test, split_seed, label_sep, box_label, classes or None, repairs)
     if len(cohort.repairs): tell('Repairs: ' + '; '.join(f'{k} ({v})' for k, v in cohort.repair_counts().items()))
     return cohort
 
@@ -251,8 +262,10 @@ def read_jobs(text): # 'auto' or a number
     if text == 'auto' or str(text).isdecimal() and int(text) > 0: return text if text == 'auto' else int(text)
     raise typer.BadParameter(f"must be 'auto' or a whole number above 0, not {text!r}")
 
-Jobs = Annotated[str, typer.Option(parser=read_jobs, metavar='auto|N', help="Students trained at a time, each on one core; 'auto': as many as there are cores, and 1 on a GPU.")]
-IgnoreAudit = Annotated[bool, typer.Option('--ignore-audit', help='Train although the audit of the data finds errors; the report says so. Without it they stop the run.')]
+Jobs = Annotated[str, typer.Option(parser=read_jobs, metavar='auto|N',
+                                    help="Students trained at a time, each on one core; 'auto': as many as there are cores, and 1 on a GPU.")]
+IgnoreAudit = Annotated[bool, typer.Option('--ignore-audit', help='Train although the audit of the data finds errors; '
+                                                                       'the report says so. Without it they stop the run.')]
 SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out images that cannot be decoded, and count them in the report; without it they are an error.')]
 Report = Annotated[bool, typer.Option('--report', help='The whole report: also under other conventions, agreement between seeds, '
                                                        'and whether the maps depend on what was learned. Takes longer.')]
@@ -358,14 +371,8 @@ def leave_sheet(
     pixels=None # Its pixel cache, if there is one
 ):
     "Draw a sample of images with their boxes, and say where the sheet lies"
-    import matplotlib.pyplot as plt
-    import mmpkd.audit
-    contact_sheet = getattr(mmpkd.audit, 'contact_sheet', None)
-    if contact_sheet is None: return
-    from mmpkd.report import plain_words
-    figure = plain_words(contact_sheet)(cohort, pixels)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    from mmpkd.audit import contact_sheet
+    contact_sheet(cohort, pixels).savefig(path, dpi=100)
     tell(f'Images with their boxes, to look at: {path}', whole=True)
 
 def before_training(
@@ -376,7 +383,8 @@ def before_training(
         tell(found.title)
         told = found.findings[found.findings.severity != 'note']
         for severity, part in told.groupby('severity', sort=False):
-            tell(f"{severity.upper()}: {', '.join(f'{r.name} ({r.count})' for r in part[['name', 'count']].itertuples(index=False, name='Row'))}")
+            counted = ', '.join(f'{name} ({n})' for name, n in zip(part['name'], part['count']))
+            tell(f'{severity.upper()}: {counted}')
         tell(f"All of it: {Path(out)/'audit.json'}", whole=True)
         leave_sheet(cohort, Path(out)/'contact_sheet.png', pixels)
     return look
@@ -398,7 +406,8 @@ def finish(
     from mmpkd.localization import CONVENTIONS
     from mmpkd.report import write_report
     names = arms_for(config['teacher']) if arms == 'all' else [a.strip() for a in arms.split(',')]
-    run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable, ignore_audit=ignore_audit, before=before_training(out))
+    run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable,
+                         ignore_audit=ignore_audit, before=before_training(out))
     print_run(run, write_report(run, cohort))
     if not report: return
     tell('The rest of the report takes the students once more ...')
@@ -442,10 +451,12 @@ def grid(
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import grid, grid_table, sensitivity, show_grid, show_pareto
     cohort = load()
-    run = grid(cohort, out, config(cohort), arm, numbers(lams, '--lams'), numbers(temperatures, '--temperatures'), seeds=seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
+    cells = numbers(lams, '--lams'), numbers(temperatures, '--temperatures')
+    run = grid(cohort, out, config(cohort), arm, *cells, seeds=seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
                ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'grid', grid_table(run), show_grid(run)), 'AUROC on validation images')
-    if run.localizes: print_table(write_study(run, 'sensitivity', sensitivity(run), show_pareto(run)), 'On test images, where nothing is chosen')
+    if run.localizes:
+        print_table(write_study(run, 'sensitivity', sensitivity(run), show_pareto(run)), 'On test images, where nothing is chosen')
     else: tell('No test image has a region of interest, so that prediction is not held against localization.')
     tell(f'\nReport: {write_report(run, cohort)}', whole=True)
 
@@ -464,8 +475,8 @@ def quality(
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import quality, quality_table, show_quality
     cohort = load()
-    run = quality(cohort, out, config(cohort), numbers(shares, '--shares'), seeds=seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
-               ignore_audit=ignore_audit, before=before_training(out))
+    run = quality(cohort, out, config(cohort), numbers(shares, '--shares'), seeds=seeds, n_jobs=jobs,
+                  skip_unreadable=skip_unreadable, ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'quality', quality_table(run), show_quality(run)), 'The teacher out of fold, and its students')
     tell(f'\nReport: {write_report(run, cohort)}', whole=True)
 
@@ -485,8 +496,9 @@ def transfer(
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import show_transfer, transfer, transfer_table
     source, cohort = Run(start), load()
-    run = transfer(source, cohort, out, config(cohort, teacher=source.config['teacher']), seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
-               ignore_audit=ignore_audit, before=before_training(out))
+    same = config(cohort, teacher=source.config['teacher'])
+    run = transfer(source, cohort, out, same, seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
+                   ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'transfer', transfer_table(run), show_transfer(run)), f"From {source.asked['cohort']} to {cohort.name}")
     for text in run.verdicts().values(): tell(text)
     tell(f'\nReport: {write_report(run, cohort)}', whole=True)
@@ -504,7 +516,7 @@ def audit(
     from mmpkd.audit import audit
     try: cohort = load()
     except ValueError as e:
-        tell(f'ERROR: this is no cohort yet. {e}', whole=True)             # what is redirected to a file should hold it, too
+        tell(f'ERROR: this is no cohort yet. {e}', whole=True)           # what is redirected to a file should hold it, too
         raise
     a = audit(cohort, pixels, jobs, leak)
     tell(a, whole=True)
@@ -526,7 +538,8 @@ def teach(
     from mmpkd.teachers import teacher_table
     cohort = load()
     name = auto_teacher(cohort) if teacher == 'auto' else teacher
-    if name == 'none': raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both')
+    if name == 'none':
+        raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both')
     t = teacher_table(cohort, name, seeds, folds, preset=preset, **(dict(model=text_model) if text_model else {}))
     tell(f"{cohort.name}, teacher {name!r}, {seeds} seed{'s' if seeds > 1 else ''}: mean ± sd")
     sds = t.loc['sd'] if seeds > 1 else t.loc['sd']*float('nan')
@@ -649,7 +662,7 @@ def predict(
 
 # %% ../nbs/43_cli.ipynb #399ba15d
 def _quiet():
-    "Libraries' warnings and their logs stay off the terminal, in other processes too; not where somebody asks for them with -W or PYTHONWARNINGS"
+    "Warnings and logs of libraries stay off the terminal, in other processes too; not where -W or PYTHONWARNINGS asks for them"
     if not sys.warnoptions:
         warnings.simplefilter('ignore')
         os.environ['PYTHONWARNINGS'] = 'ignore'
@@ -663,13 +676,16 @@ def _any_terminal():
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
 
 def _in_words(e): # An exception as a line, or as a line and a list
-    if hasattr(e, 'format_message'): return f"{e.format_message()} (see {e.ctx.command_path if getattr(e, 'ctx', None) else 'mmpkd'} --help)"
+    if hasattr(e, 'format_message'):                                    # of typer
+        command = e.ctx.command_path if getattr(e, 'ctx', None) else 'mmpkd'
+        return f'{e.format_message()} (see {command} --help)'
     if isinstance(e, OSError) and e.filename is not None: return f'{e.strerror}: {e.filename}'
     if isinstance(e, (ValueError, OSError, ImportError)): return str(e)
-    return f"{type(e).__name__}: {' '.join(str(e).split())} (not foreseen; with MMPKD_TRACEBACK=1 the command shows where)"
+    said = ' '.join(str(e).split())
+    return f'{type(e).__name__}: {said} (not foreseen; with MMPKD_TRACEBACK=1 the command shows where)'
 
 def _fail(e): # Say it, and give the exit code
-    if type(e).__name__ in ('NoArgsIsHelpError', 'Abort'): return getattr(e, 'exit_code', 130)      # the help was printed; Ctrl-C
+    if type(e).__name__ in ('NoArgsIsHelpError', 'Abort'): return getattr(e, 'exit_code', 130)   # help was printed; Ctrl-C
     line = Text.assemble(('error: ', 'bold red'), _in_words(e))
     Console(stderr=True, markup=False, emoji=False, highlight=False).print(line, soft_wrap=True)
     return 2

@@ -56,7 +56,7 @@ def _start_digest(start):
 
 # %% ../nbs/40_experiment.ipynb #a055a40f
 def make_config(
-    teacher:str='forest', # A key of `TEACHERS`: 'forest' (metadata), 'bow' or 'bert' (reports), 'stacked' (both), ...; 'none' where nothing is privileged
+    teacher:str='forest', # 'forest' (metadata), 'bow' or 'bert' (reports), 'stacked' (both), another key of `TEACHERS`, or 'none'
     teacher_args:dict=None, # Further arguments of the teacher, such as dict(model='path/of/a/bert')
     preset:str=None, # 'paper': the teacher as close to the paper's as it can be known
     teacher_per_seed:bool=False, # A teacher, folds and controls for each seed; else all students learn from the same
@@ -79,7 +79,8 @@ def make_config(
 ) -> dict: # Ready for JSON
     "All settings of a run, checked; raises a `ValueError` that names the argument"
     if teacher != 'none': make_teacher(teacher, preset=preset, **(teacher_args or {}))             # checks the three
-    elif teacher_args or preset or T == 'valid': raise ValueError("without a teacher, teacher_args, preset and T='valid' mean nothing")
+    elif teacher_args or preset or T == 'valid':
+        raise ValueError("without a teacher, teacher_args, preset and T='valid' mean nothing")
     DistillationLoss(lam)                                                    # checks lam
     if T != 'valid' and not (isinstance(T, (int, float)) and T > 0): raise ValueError(f"the temperature T must be above 0, or 'valid', not {T!r}")
     if matched not in HOW: raise ValueError(f"matched must be {', '.join(HOW)}, not {matched!r}")
@@ -164,9 +165,12 @@ def _teacher(config, seed=0):
     return make_teacher(config['teacher'], preset=config['preset'], **args | dict(seed=args.get('seed', 0) + seed))
 
 # %% ../nbs/40_experiment.ipynb #ba2cee22
-def _folder(arm): return re.sub(r'[^A-Za-z0-9.=+-]', '_', '_'.join(arm.split())).rstrip('.')
+def _folder(arm):
+    plain = re.sub(r'[^\w.=+-]', '_', '_'.join(arm.split()))
+    return ''.join(c if c.isascii() else f'_{ord(c):x}' for c in plain).rstrip('.')
 
-def _soft_files(arms, folder): return {arm: folder/'soft_labels'/f'{_folder(arm)}.parquet' for arm in arms if has_soft_labels(arm)}
+def _soft_files(arms, folder): # {arm: its table of soft labels}
+    return {arm: folder/'soft_labels'/f'{_folder(arm)}.parquet' for arm in arms if has_soft_labels(arm)}
 
 def _to_teach(arms, folder): # Arms whose soft labels are still to be made
     return [arm for arm, f in _soft_files(arms, folder).items() if not (f.is_file() and (folder/'teacher.json').is_file())]
@@ -192,7 +196,7 @@ def _valid_T(teacher, valid, arms, config, folder):
 
 # %% ../nbs/40_experiment.ipynb #40846519
 def _keep_teacher(cohort, arms, config, folder, seed):
-    "Fit and keep the teacher; it, and the temperature chosen on validation images. None and None if nothing is privileged"
+    "Fit and keep the teacher: it, and the temperature chosen on validation images; None twice if nothing is privileged"
     teacher, quality, T = None, {}, None
     if config['teacher'] != 'none':
         teacher = _teacher(config, seed).fit(evidence(cohort.split('train')))
@@ -236,7 +240,7 @@ def keep_maps(
     cohort:Cohort, # All splits
     convention:Convention, # How its attention is read and scored
     folder:Path # Where to
-) -> dict: # 'convention': its fields, with the `tau` that was chosen on validation images if its rule is 'tuned'; 'peaks': as from `peaks_in_nothing`
+) -> dict: # 'convention': its fields, `tau` as chosen on validation images if its rule is 'tuned'; 'peaks': see `peaks_in_nothing`
     "Write `attention.npz` and, if there are regions of interest, `scores.parquet` of the test images"
     ids, by_student = cohort.split('test').items.image_id, student_localizer(student, pixels, cohort)
     maps = attention_maps(student, pixels, ids, **convention.maps_args())
@@ -274,14 +278,17 @@ def run_unit(
     part = folder.with_name(folder.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     keys = ('epochs', 'lr', 'wd', 'bs', 'augment', 'weights', 'arch', 'arch_kwargs', 'precision')
+    how = dict(lam=0. if soft is None else config['lam'], seed=seed, after_epoch=after_epoch) | {k: config[k] for k in keys}
     with one_thread():
-        student = train_student(cohort, pixels, soft, 0. if soft is None else config['lam'], seed, **{k: config[k] for k in keys}, after_epoch=after_epoch)
+        student = train_student(cohort, pixels, soft, **how)
         student.save(part)
         student.history.to_csv(part/'history.csv', index_label='epoch')
-        student.predict(pixels, cohort.items.image_id[cohort.items.split != 'train']).to_parquet(part/'predictions.parquet')
+        others = cohort.items.image_id[cohort.items.split != 'train']
+        student.predict(pixels, others).to_parquet(part/'predictions.parquet')
         looked = keep_maps(student, pixels, cohort, Convention(**config['convention']), part)
-    device, seconds = best_device(), round(time.time() - start, 1)
-    unit = dict(arm=arm, seed=seed, device=device, precision=precision_for(config['precision'], device), seconds=seconds, **looked)
+    device = best_device()
+    unit = dict(arm=arm, seed=seed, device=device, precision=precision_for(config['precision'], device),
+                seconds=round(time.time() - start, 1), **looked)
     write_text(part/'unit.json', json.dumps(unit, indent=2))
     part.rename(folder)
 
@@ -293,7 +300,9 @@ def _unit_inputs(arm, seed, cohort, pixels, config, out):
     kind, changes = read_arm(arm)
     changed = config | ({'lam': changes['lam']} if 'lam' in changes else {})
     if kind.startswith('from '): return None, changed | dict(weights=str(_start(config, kind[5:], seed)))
-    if kind != 'self-distillation': return next(map(read_kept, _soft_files([arm], _teacher_folder(out, config, seed)).values()), None), changed
+    if kind != 'self-distillation':
+        files = _soft_files([arm], _teacher_folder(out, config, seed))
+        return next(map(read_kept, files.values()), None), changed
     p = Student.load(out/'units'/'baseline'/f'seed-{seed}').predict(pixels, cohort.split('train').items.image_id).clip(1e-6, 1 - 1e-6)
     T = changes.get('T', config['T'])
     s = soften(logit(p) if cohort.task == 'multilabel' else np.log(p), 1. if T == 'valid' else T, cohort.task)
@@ -306,8 +315,9 @@ def _check_arms(arms, seeds, config):
     if 'baseline' not in arms or len(arms) < 2: raise ValueError(f"arms must be 'baseline' and at least one other, not {', '.join(arms)}")
     untaught = [a for a in arms if needs_teacher(a)] if config['teacher'] == 'none' else []
     if untaught:
-        raise ValueError(f'nothing is privileged: name a report with --text, metadata with --tabular, or both (text, tabular of the Cohort), '
-                         f'for the arm {untaught[0]!r}; without, the arms are baseline, label-smoothing, self-distillation')
+        raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both '
+                         f'(text, tabular of the Cohort), for the arm {untaught[0]!r}; '
+                         'without, the arms are baseline, label-smoothing, self-distillation')
     asked = {*kinds.values()} | ({config['matched']} if {*kinds.values()} & {*CONTROLS} else set())
     if 'out-of-bag' in asked and config['teacher'] != 'none' and not hasattr(TEACHERS[config['teacher']], 'oob_logits'):
         where = '' if 'out-of-bag' in kinds.values() else ', here in `matched`, for the controls'
@@ -400,7 +410,8 @@ def jobs_for(
 # %% ../nbs/40_experiment.ipynb #1db42e1f
 def _bar(progress): # A progress bar on a terminal, whose texts are no markup; else None
     if not (progress and sys.stderr.isatty()): return nullcontext()
-    return Progress(TextColumn('{task.description}', markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), transient=True)
+    columns = TextColumn('{task.description}', markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    return Progress(*columns, transient=True)
 
 def _in_parallel(todo, do, n_jobs, progress):
     "Several units at a time; a step of the bar, or a line, for each that is done"
@@ -438,7 +449,8 @@ def _chance_levels(out, cohort, pixels, config):
     path, convention = out/'trivial.parquet', Convention(**config['convention'])
     if path.is_file() or not _has_regions(cohort): return
     localizers = trivial_localizers(cohort, pixels, config['weights'], config['arch'], config['arch_kwargs'])
-    with one_thread(): parts = [score_localizer(l, cohort, [convention])[convention].assign(localizer=k) for k, l in localizers.items()]
+    def scored(kind, localizer): return score_localizer(localizer, cohort, [convention])[convention].assign(localizer=kind)
+    with one_thread(): parts = [scored(*named) for named in localizers.items()]
     pooled = {p.localizer.iloc[0]: p.attrs['pooled_auroc'] for p in parts}
     write_table(pd.concat([p.assign(pooled_auroc=pooled[p.localizer.iloc[0]]) for p in parts], ignore_index=True), path)
 
@@ -450,9 +462,11 @@ class Run:
     ):
         self.folder = Path(folder)
         if not (self.folder/'asked.json').is_file(): raise FileNotFoundError(f'no finished run in {self.folder}; `mmpkd run` makes one, and goes on where it stopped')
-        self.config, self.asked, self.environments = (read_json(self.folder/f'{f}.json') for f in ('config', 'asked', 'environment'))
+        kept = (read_json(self.folder/f'{f}.json') for f in ('config', 'asked', 'environment'))
+        self.config, self.asked, self.environments = kept
         try: self.arms, self.seeds = self.asked['arms'], self.asked['seeds']
-        except (KeyError, TypeError): raise ValueError(f"{self.folder/'asked.json'} is not what `mmpkd run` writes: it names no arms and seeds") from None
+        except (KeyError, TypeError):
+            raise ValueError(f"{self.folder/'asked.json'} is not what `mmpkd run` writes: it names no arms and seeds") from None
         self.teacher_seeds = list(range(self.seeds)) if self.config.get('teacher_per_seed') else [0]
 
     def unit(self,
@@ -528,12 +542,12 @@ def run_experiment(
     seeds:int=5, # Seeds 0, 1, ... of each arm
     n_jobs:int|str='auto', # Units at a time; 'auto': as many as there are cores, and 1 on a GPU
     progress:bool=True, # Show a bar on a terminal, else a line per unit
-    skip_unreadable:bool=False, # Leave out images that cannot be decoded, and say so in the report; else they are an error
+    skip_unreadable:bool=False, # Leave out images that cannot be decoded, and say so in the report
     ignore_audit:bool=False, # Go on where the audit finds errors, and say so in the report
     before=None # `before(cohort, pixels, audit)` is called ahead of the first training
 ): # A `Run`
     "Do what is not yet done of all arms and seeds, in a folder that keeps everything needed to redo it"
-    out, arms = Path(out), tuple(dict.fromkeys(arms))
+    out, arms = Path(out), tuple({_folder(arm): arm for arm in arms}.values())   # an arm named twice is one
     _check_numbers(seeds, n_jobs)
     _check_arms(arms, seeds, config)
     untaught = any(_to_teach(arms, _teacher_folder(out, config, seed)) for seed in range(seeds))
@@ -543,7 +557,7 @@ def run_experiment(
     _same_settings(out, config)
     units = [(arm, seed, out/'units'/_folder(arm)/f'seed-{seed}') for seed in range(seeds) for arm in arms]
     todo = [u for u in units if not u[2].is_dir()]
-    strict, but = bool(todo) and not ignore_audit, ('no region in test', *['unreadable image']*skip_unreadable)
+    strict, but = bool(todo) and not ignore_audit, ('unreadable image',)*skip_unreadable
     if strict: refuse(audit(cohort, pixels=False), but)
     _check_model(cohort, config, [_start(config, a[5:], 0) for a in arms if a.startswith('from ')])
     out.mkdir(parents=True, exist_ok=True)
@@ -559,9 +573,11 @@ def run_experiment(
         if before: before(cohort, pixels, found)
         if strict: refuse(found, but)
     write_table(cohort.items[['image_id', 'patient_id', 'split', *cohort.labels]], out/'labels.parquet')
-    for seed in range(seeds if config.get('teacher_per_seed') else 1): teach(cohort, arms, config, _teacher_folder(out, config, seed), seed, progress)
+    for seed in range(seeds if config.get('teacher_per_seed') else 1):
+        teach(cohort, arms, config, _teacher_folder(out, config, seed), seed, progress)
     jobs = jobs_for(n_jobs, len(todo), len(todo)*config['epochs']*int((cohort.items.split == 'train').sum()))
-    _work(todo, len(units), lambda arm, seed, folder, **how: _unit(cohort, pixels, arm, seed, config, out, folder, **how), config, jobs, progress)
+    def do(arm, seed, folder, **how): _unit(cohort, pixels, arm, seed, config, out, folder, **how)
+    _work(todo, len(units), do, config, jobs, progress)
     _chance_levels(out, cohort, pixels, config)
     _keep_answers(out, cohort, pixels, arms, seeds)
     return Run(out)
@@ -608,7 +624,8 @@ def auroc(self:Run,
 ) -> pd.DataFrame: # One row per arm and seed
     "Macro AUROC of all students"
     y = self.labels(split)
-    return pd.DataFrame([dict(arm=a, seed=s, auroc=macro_auroc(y, read_kept(f/'predictions.parquet').loc[y.index])) for a, s, f in self.units()])
+    def value(folder): return macro_auroc(y, read_kept(folder/'predictions.parquet').loc[y.index])
+    return pd.DataFrame([dict(arm=arm, seed=seed, auroc=value(folder)) for arm, seed, folder in self.units()])
 
 # %% ../nbs/40_experiment.ipynb #1a1e9e90
 def _unit_scores(arm, seed, folder):
@@ -637,7 +654,7 @@ def trivial(self:Run) -> pd.DataFrame: # One row per trivial localizer
     return per_run(scores, [m for m in SCORES if m in scores]).drop(columns='seed')
 
 @patch
-def peaks(self:Run) -> pd.DataFrame: # One row per arm: 'share' and 'uniform', means over seeds; none in the folder of an older version
+def peaks(self:Run) -> pd.DataFrame: # One row per arm: 'share' and 'uniform', means over seeds; none in an older folder
     "How often maps of test images peak where there is nothing to see, as by `peaks_in_nothing`"
     units = [(arm, read_json(f/'unit.json')) for arm, _, f in self.units()]
     rows = [dict(arm=arm, **u['peaks']) for arm, u in units if 'peaks' in u]

@@ -278,7 +278,7 @@ def heat_of(
     return heat
 
 # %% ../nbs/30_localization.ipynb #2eb4a284
-def _covered(n, offset, size, g): # (g,) share of each of `g` patches along a side that `n` pixels from `offset` on cover
+def _covered(n, offset, size, g): # (g,) share of each patch along a side that `n` pixels from `offset` on cover
     cover = np.zeros(size)
     cover[offset:offset + n] = 1
     return cover.reshape(g, -1).mean(1)
@@ -302,10 +302,10 @@ def peaks_in_nothing(
     maps:np.ndarray, # (N, g, g) attention maps on the patch grid
     geometries:list, # (N,) `Geometry` of each image
     squares=None # N images as the model sees them, if they are at hand
-) -> dict: # 'share' of the images whose map has its maximum in an empty patch, and what a map without preference would have, 'uniform'
+) -> dict: # 'share' of the images whose map peaks in an empty patch; 'uniform': what a map without preference would have
     "How often maps peak where there is nothing to see"
-    rows = []
-    for m, geometry, square in zip(maps, geometries, [None]*len(geometries) if squares is None else squares, strict=True):
+    rows, squares = [], [None]*len(geometries) if squares is None else squares
+    for m, geometry, square in zip(maps, geometries, squares, strict=True):
         empty, hottest = empty_patches(geometry, len(m), square), m == m.max()
         rows.append(((hottest & empty).sum()/hottest.sum(), empty.mean()))
     share, uniform = np.mean(rows, axis=0)

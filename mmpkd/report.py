@@ -40,8 +40,8 @@ def table1(
     metrics:tuple=METRICS # Columns of `Run.per_seed`
 ) -> pd.DataFrame: # One row per method, text as it is printed
     "The paper's Table 1: mean ± sd over seeds, `**` for a significant improvement, `††` for the contrary, and chance levels"
-    metrics, per_seed, tests = known_metrics(run, metrics), run.per_seed(), run.comparison().set_index(['arm', 'metric'])
-    s = summarize(per_seed, metrics).set_index(['arm', 'metric'])
+    metrics, tests = known_metrics(run, metrics), run.comparison().set_index(['arm', 'metric'])
+    s = summarize(run.per_seed(), metrics).set_index(['arm', 'metric'])
     def cell(arm, m):
         stars = {'improves': '**', 'gets worse': '††'}.get(tests.finding.get((arm, m)), '')
         return plus_minus(s.loc[(arm, m), 'mean'], s.loc[(arm, m), 'sd'], 3) + stars
@@ -68,7 +68,8 @@ def _reference(run): return 'the baseline' if run.reference == 'baseline' else a
 
 def _teachers(run):
     if run.config['teacher'] == 'none': return 'There is no teacher. '
-    return '' if not run.taught_arms else 'Each seed has a teacher of its own. ' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds. '
+    if not run.taught_arms: return ''
+    return 'Each seed has a teacher of its own. ' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds. '
 
 def _columns_note(run): # What the columns about attention mean
     c = run.config['convention']
@@ -84,14 +85,16 @@ def table_note(
 ) -> str:
     "What the table shows, in one paragraph"
     images, measured = run.scores().image_id.nunique(), run.localizes
-    regions = f'{images} of them with a region of interest' if measured else 'none of them with a region of interest, so that nothing is localized'
+    regions = f'{images} of them with a region of interest'
+    if not measured: regions = 'none of them with a region of interest, so that nothing is localized'
+    last = 'The last rows are trivial localizers, for which no student was trained.' if measured else ''
     family = 'Holm over the localization tests, controls apart; AUROC uncorrected' if measured else 'uncorrected'
     return (f"{run.asked['cohort']}: mean ± standard deviation over {run.seeds} seed{'s' if run.seeds > 1 else ''}; "
             f"{len(run.labels('test'))} test images, {regions}. "
             f"AUROC: prediction, mean over classes. {_columns_note(run) if measured else ''}"
             f"** significantly better than {_reference(run)}, †† significantly worse "
             f"(Mann-Whitney U, exact, 0.05, over seeds on these images; {family}). "
-            f"{_teachers(run)}{'The last rows are trivial localizers, for which no student was trained.' if measured else ''}").strip()
+            f"{_teachers(run)}{last}").strip()
 
 # %% ../nbs/42_report.ipynb #e2e9eedc
 def soft_labels_of(
@@ -126,24 +129,28 @@ def _peaks_in_nothing(run): # Sentences
     if not len(far): return []
     shares = ', '.join(f'{r.share:.0%} ({arm_title(r.Index)})' for r in far.itertuples())
     masked = run.config['convention']['artefacts'] == 'mask'
-    advice = "although artefacts='mask' leaves outlying tokens out" if masked else "so try artefacts='mask' (--convention artefacts=mask)"
-    return [f'Attention peaks where there is nothing to see, in the margin of the square, in a corner or in a patch of one grey value, in {shares} '
-            f'of the test images; a map without preference would in {far.uniform.mean():.0%}. Such a map says little about lesions, {advice}.']
+    advice = "so try artefacts='mask' (--convention artefacts=mask)"
+    if masked: advice = "although artefacts='mask' leaves outlying tokens out"
+    return ['Attention peaks where there is nothing to see, in the margin of the square, in a corner or in a patch of one grey value, '
+            f'in {shares} of the test images; a map without preference would in {far.uniform.mean():.0%}. '
+            f'Such a map says little about lesions, {advice}.']
 
 # %% ../nbs/42_report.ipynb #125c863a
 def _lacks(run): # Sentences
     out = []
     if 'pixel_auroc' not in run.per_seed():
-        out.append('No test image has a region of interest: where the students look was not measured, so that there are no localization scores, '
-                   'tests and chance levels.')
+        out.append('No test image has a region of interest: where the students look was not measured, '
+                   'so that there are no localization scores, tests and chance levels.')
     if run.config['teacher'] == 'none':
-        out.append('Nothing is privileged in these data: there is no teacher, and nothing is said about privileged information. '
+        out.append('Nothing is privileged in these data: there is no teacher, '
+                   'and nothing is said about privileged information. '
                    f'Label smoothing has the strength ε = {EPS:g}, unless the name of the arm says another.')
-    if errors := [f"{f['name']} ({f['count']})" for f in (run.audit or {}).get('findings', []) if f['severity'] == 'error' and f['name'] not in _SAID]:
-        out.append(f"The audit of the data found errors, and the run went on all the same: {', '.join(errors)}.")
+    found = (run.audit or {}).get('findings', [])
+    errors = [f"{f['name']} ({f['count']})" for f in found if f['severity'] == 'error' and f['name'] not in _SAID]
+    if errors: out.append(f"The audit of the data found errors, and the run went on all the same: {', '.join(errors)}.")
     return out
 
-_SAID = ('no region in test', 'unreadable image') # findings that have a sentence of their own
+_SAID = ('no region in test', 'unreadable image') # errors that have a sentence of their own
 
 # %% ../nbs/42_report.ipynb #d606ebaa
 def caveats(
@@ -214,7 +221,8 @@ def figure2(
     "Every seed of every arm, for each metric"
     per_seed, trivial = run.per_seed(), run.trivial()
     metrics = known_metrics(run, ('auroc', 'pixel_auroc', 'iou', 'fpr'))
-    fig, axs = plt.subplots(1, len(metrics), squeeze=False, figsize=(2.7*len(metrics), 2.6 + .1*max(len(arm_title(a)) for a in run.arms)), layout='constrained')
+    size = 2.7*len(metrics), 2.6 + .1*max(len(arm_title(a)) for a in run.arms)
+    fig, axs = plt.subplots(1, len(metrics), squeeze=False, figsize=size, layout='constrained')
     for ax, m in zip(axs[0], metrics):
         show_runs(per_seed, m, ax=ax)
         ax.set(ylabel='', title=TITLES[m] + (' (lower is better)' if m == 'fpr' else ''))
@@ -236,9 +244,11 @@ def audit_section(
 ) -> list: # HTML; empty for the folder of an older version
     "What was found in the data, the worst first"
     if run.audit is None: return []
-    found = pd.DataFrame(run.audit['findings'], columns=['severity', 'name', 'count', 'text']).rename(columns=dict(name='finding', text='what it means'))
+    found = pd.DataFrame(run.audit['findings'], columns=['severity', 'name', 'count', 'text'])
+    found = found.rename(columns=dict(name='finding', text='what it means'))
     with pd.option_context('display.max_colwidth', None): table = found.to_html(index=False, border=0)
-    return ['<h2>Audit of the data</h2>', f'<div class="wide words">{table}</div>' if len(found) else _p('Nothing was found.')]
+    said = f'<div class="wide words">{table}</div>' if len(found) else _p('Nothing was found.')
+    return ['<h2>Audit of the data</h2>', said]
 
 # %% ../nbs/42_report.ipynb #488f2286
 def _without_folders(config):
@@ -257,7 +267,8 @@ STYLE = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem a
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #eee}
 th:first-child,td:first-child{text-align:left;white-space:nowrap}thead th{border-bottom:2px solid #888}img{max-width:100%}
-.words td{text-align:left}.note{font-size:.85rem;color:#555}.wide{font-size:.8rem;overflow-x:auto}.verdict{background:#f4f6f8;border-left:4px solid #457;padding:.6rem 1rem}pre{font-size:.8rem;background:#f8f8f8;padding:1rem;overflow:auto}'''
+.words td{text-align:left}
+.note{font-size:.85rem;color:#555}.wide{font-size:.8rem;overflow-x:auto}.verdict{background:#f4f6f8;border-left:4px solid #457;padding:.6rem 1rem}pre{font-size:.8rem;background:#f8f8f8;padding:1rem;overflow:auto}'''
 
 # %% ../nbs/42_report.ipynb #f34b8e1a
 def _html_table(t): return f'<div class="wide">{t.round(4).to_html(border=0, na_rep="–", index=not isinstance(t.index, pd.RangeIndex))}</div>'
@@ -272,16 +283,19 @@ def _sections(figures, tables): # HTML
 # %% ../nbs/42_report.ipynb #ec2d9f53
 def _head(run): # HTML: a question where it can be answered, and what may be said
     cohort = html.escape(run.asked['cohort'])
-    title = f'Students without a teacher on {cohort}' if run.config['teacher'] == 'none' else f'Does privileged information help on {cohort}?'
+    untaught = run.config['teacher'] == 'none'
+    title = f'Students without a teacher on {cohort}' if untaught else f'Does privileged information help on {cohort}?'
     return [f'<h1>{title}</h1>', *[_p(v, 'verdict') for v in run.verdicts().values()]]
 
 def _table1(run): # HTML: the table, what it shows, and further scores
+    def shown(*metrics): return table1(run, *metrics).reset_index().to_html(index=False, border=0)
     more = known_metrics(run, MORE_METRICS)
-    second = ['<h2>Table 2: further scores, not tested</h2>', table1(run, more).reset_index().to_html(index=False, border=0)] if more else []
-    return ['<h2>Table 1</h2>', table1(run).reset_index().to_html(index=False, border=0), _p(table_note(run), 'note'), *second]
+    second = ['<h2>Table 2: further scores, not tested</h2>', shown(more)] if more else []
+    return ['<h2>Table 1</h2>', shown(), _p(table_note(run), 'note'), *second]
 
 def _tests(run): # {title: table}
-    title = f'Differences from {_reference(run)}, with seeds and patients drawn anew (95 % each; p not corrected for their number)'
+    title = (f'Differences from {_reference(run)}, with seeds and patients drawn anew '
+             '(95 % each; p not corrected for their number)')
     intervals = run.intervals()
     return ({title: intervals} if len(intervals) else {}) | {'Tests': run.comparison().drop(columns='better')}
 
@@ -289,7 +303,8 @@ def _taught(run): # HTML: how good the teacher is, and its soft labels
     if not run.taught_arms: return []
     teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
     soft = soft_label_table(run).to_html(border=0)
-    return ['<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), soft] if len(teacher) else ['<h2>Soft labels</h2>', soft]
+    if not len(teacher): return ['<h2>Soft labels</h2>', soft]
+    return ['<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), soft]
 
 def report_html(
     run:Run, # A finished run
@@ -297,26 +312,28 @@ def report_html(
     tables:dict=None # {title: further table}
 ) -> str:
     "The whole report as one page"
-    again = json.dumps(dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments), indent=2)
+    again = dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments)
     parts = [*_head(run), *_table1(run),
              '<h2>What these numbers do not show</h2><ul>', *[f'<li>{html.escape(c)}</li>' for c in caveats(run)], '</ul>',
              *_sections(figures, _tests(run) | (tables or {})), *_taught(run), *audit_section(run), *data_table(run),
-             '<h2>To do it again</h2><pre>', html.escape(again), '</pre>']
+             '<h2>To do it again</h2><pre>', html.escape(json.dumps(again, indent=2)), '</pre>']
     head = f'<meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en">{head}\n' + '\n'.join(parts) + '</html>\n'
 
 # %% ../nbs/42_report.ipynb #3620dd9a
 def _figures(run, cohort): # {caption: figure}
-    first = {'Figure 1: test images at the 10th, 50th and 90th percentile of pixel AUROC, and the attention of the arms (seed 0). '
-             'Ground truth red, predicted boxes green.': figure1(run, cohort)} if run.localizes else {}
-    chance = ', the dashed line is the best trivial localizer' if run.localizes else ''
-    return first | {f'Figure 2: each dot is a seed, red lines are means{chance}.': figure2(run)}
+    if not run.localizes: return {'Figure 2: each dot is a seed, red lines are means.': figure2(run)}
+    first = ('Figure 1: test images at the 10th, 50th and 90th percentile of pixel AUROC, and the attention of the arms '
+             '(seed 0). Ground truth red, predicted boxes green.')
+    second = 'Figure 2: each dot is a seed, red lines are means, the dashed line is the best trivial localizer.'
+    return {first: figure1(run, cohort), second: figure2(run)}
 
 def _write_tables(run, tables): # The first, and `tables` by their titles
     out, t = run.folder, table1(run)
     write_text(out/'table1.md', to_markdown(t) + '\n' + table_note(run) + '\n')
     write_text(out/'table1.html', t.reset_index().to_html(index=False, border=0))
-    write_text(out/'table1.csv', summarize(run.per_seed(), known_metrics(run, [*METRICS, *MORE_METRICS])).to_csv(index=False))
+    known = known_metrics(run, [*METRICS, *MORE_METRICS])
+    write_text(out/'table1.csv', summarize(run.per_seed(), known).to_csv(index=False))
     for title, table in tables.items():
         name = title.partition(':')[0].lower().replace(',', '').replace(' ', '_')
         write_text(out/f'{name}.csv', table.to_csv())
@@ -332,7 +349,9 @@ def write_report(
     cohort = usable(cohort, cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True))
     tables, more = more_findings(run, cohort, conventions, n_jobs) if conventions else ({}, {})
     figures = _figures(run, cohort)
-    for caption, f in figures.items(): f.savefig(run.folder/f"{caption.partition(':')[0].lower().replace(' ', '')}.png", dpi=150)
+    for caption, f in figures.items():
+        name = caption.partition(':')[0].lower().replace(' ', '')
+        f.savefig(run.folder/f'{name}.png', dpi=150)
     _write_tables(run, tables)
     figures |= more
     write_text(run.folder/'report.html', report_html(run, figures, tables))
@@ -373,7 +392,8 @@ def _calibrations(run):
 def _power(run): # {title: table}
     if not run.localizes: return {}
     tests = max(run.comparison().attrs['tests'], 1)
-    return {'Power: could so many seeds have shown the gains that the paper reports?': power_table(run.per_seed(), tests=tests)}
+    title = 'Power: could so many seeds have shown the gains that the paper reports?'
+    return {title: power_table(run.per_seed(), tests=tests)}
 
 def _between_seeds(run):
     if run.seeds < 2: return {}, {}

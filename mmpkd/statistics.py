@@ -420,7 +420,7 @@ def _sentences(arm, rows, attrs, gains):
     "The verdict on one arm, as a list of sentences"
     own = arm in attrs['controls']
     n, tests = (int(rows['n_arm'].max()), int(rows['n_baseline'].max())), attrs['tests_controls' if own else 'tests']
-    corrected = f", Holm over {tests} test{'' if tests == 1 else 's'}" if tests else ''             # prediction alone is not corrected
+    corrected = f", Holm over {tests} test{'' if tests == 1 else 's'}" if tests else ''  # prediction alone is not corrected
     head = f"{arm} ({'a control; ' if own else ''}{n[0]} runs against {n[1]}{corrected})"
     parts = [[_clause(f, rows[rows['finding'] == f], n, attrs, gains) for f in group if (rows['finding'] == f).any()]
              for group in (['improves'], ['gets worse', 'mixed'], ['no difference found', 'out of reach', 'no values'])]

@@ -313,11 +313,14 @@ def save(self:Student,
 def load(cls:Student,
     folder:str|PathLike # What `save` wrote
 ) -> Student:
-    "A stored student, on the CPU; raises a `FileNotFoundError` where there is none"
+    "A stored student, on the CPU; raises a `FileNotFoundError` where there is none, and a `ValueError` that names a damaged file"
     f = Path(folder)
     if not all((f/n).is_file() for n in ('student.json', 'student.safetensors')): raise FileNotFoundError(f'no student in {f}; expected student.json and student.safetensors')
-    config = json.loads((f/'student.json').read_text(encoding='utf-8'))
-    model = create_student(len(config['labels']), config['size'], 'none', config['arch'], **config['arch_kwargs'])
+    try:
+        config = json.loads((f/'student.json').read_text(encoding='utf-8'))
+        labels, task, size, arch, kwargs = (config[k] for k in ('labels', 'task', 'size', 'arch', 'arch_kwargs'))
+    except (ValueError, KeyError, TypeError) as e: raise ValueError(f"{f/'student.json'} is damaged, or not of a student: {_one_line(e)}") from e
+    model = create_student(len(labels), size, 'none', arch, **kwargs)
     try: model.load_state_dict(load_file(f/'student.safetensors'))
     except Exception as e: raise ValueError(f"{f/'student.safetensors'} is damaged, or not of this student: {_one_line(e)}") from e
     return cls(model, config)

@@ -259,7 +259,8 @@ def convention_scores(
         with one_thread(): t = _scored(path, conventions, score)
         return t.assign(arm=arm, seed=seed)
     def trivial(kind, localizer):
-        with one_thread(): t = _scored(run.folder/'conventions'/f'{kind}.parquet', conventions, lambda todo: score_localizer(localizer, cohort, todo))
+        def score(todo): return score_localizer(localizer, cohort, todo)
+        with one_thread(): t = _scored(run.folder/'conventions'/f'{kind}.parquet', conventions, score)
         return t.assign(arm=kind, seed=0)
     jobs = jobs_for(n_jobs, len(run.units()), len(run.units())*len(conventions)*len(cohort.split('test')))
     units = Parallel(jobs, return_as='generator')(delayed(unit)(*u) for u in run.units())

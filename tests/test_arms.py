@@ -4,7 +4,7 @@ from conftest import TINY, altered
 from safetensors.numpy import load_file
 from scipy.special import logit
 
-from mmpkd.arms import ARMS, CONTROL_ARMS, arm_labels, arm_title, arms_for, is_control, read_arm
+from mmpkd.arms import ARMS, CONTROL_ARMS, EPS, WITHOUT_TEACHER, arm_labels, arm_title, arms_for, has_soft_labels, is_control, needs_teacher, read_arm
 from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.images import Pixels
 from mmpkd.soft_labels import CONTROLS, gap, soften
@@ -19,6 +19,7 @@ from mmpkd.teachers import TEACHERS, ForestTeacher
     ('out-of-fold lam=0.3 T=2', 'out-of-fold', dict(lam=.3, T=2.), 'MMPKD (out-of-fold), λ = 0.3, T = 2'), ('out-of-fold T=valid', 'out-of-fold', dict(T='valid'), 'MMPKD (out-of-fold), T = valid'),
     ('out-of-fold share=0.25', 'out-of-fold', dict(share=.25), 'MMPKD (out-of-fold), share = 0.25'), ('in-sample share=1', 'in-sample', dict(share=1.), 'MMPKD (in-sample), share = 1'),
     ('from baseline', 'from baseline', {}, 'From Baseline'), ('from out-of-fold lam=0.3', 'from out-of-fold lam=0.3', {}, 'From MMPKD (out-of-fold), λ = 0.3'),
+    ('label-smoothing eps=0.25 lam=0.3', 'label-smoothing', dict(eps=.25, lam=.3), 'Control: label smoothing, ε = 0.25, λ = 0.3'),
     ('from from permuted', 'from from permuted', {}, 'From From Control: permuted')])
 def test_names(arm, kind, changes, title): assert read_arm(arm) == (kind, changes) and arm_title(arm) == title
 
@@ -26,6 +27,8 @@ def test_names(arm, kind, changes, title): assert read_arm(arm) == (kind, change
     ('', "no arm ''; the arms are baseline, in-sample"), ('Baseline', "no arm 'Baseline'"), ('out-of-fold in-sample', 'no arm'), ('lam=0.3', "no arm ''"), ('from', "no arm 'from'"), ('from out-of-hand', "no arm 'out-of-hand'"),
     ('baseline T=2', "cannot change 'T'"), ('from baseline T=2', "cannot change 'T'"), ('out-of-fold lr=1', "cannot change 'lr'"), ('out-of-fold =1', "cannot change ''"),
     ('out-of-fold lam=', "lam must be a number, not ''"), ('out-of-fold lam=valid', "lam must be a number, not 'valid'"), ('out-of-fold share=valid', 'share must be a number'), ('out-of-fold T=2=3', "not '2=3'"),
+    ('label-smoothing eps=0', 'eps must be above 0'), ('label-smoothing eps=nan', 'eps must be'), ('label-smoothing eps=much', 'eps must be a number'),
+    ('shuffled eps=0.1', "eps goes with 'label-smoothing'"), ('baseline eps=0.1', "cannot change 'eps'"), ('label-smoothing eps=0.1 T=2', 'T does nothing'),
     ('out-of-fold share=1.5', 'share must be above 0 and at most 1'), ('out-of-fold share=nan', 'share must be'), ('permuted share=0.5', "share goes with 'out-of-fold', not with 'permuted'")])
 def test_names_that_say_nothing(arm, message):
     for f in (read_arm, arm_title, is_control):
@@ -40,6 +43,13 @@ def test_controls_are_marked():
 def test_arms_of_a_teacher(teacher):
     assert [a for a in ARMS if a not in arms_for(teacher)] == ([] if teacher == 'forest' else ['out-of-bag'])
 
+def test_arms_without_a_teacher():
+    "What can be run where nothing is privileged, and which of the arms have a table of soft labels"
+    assert arms_for('none') == list(WITHOUT_TEACHER) == ['baseline', 'label-smoothing', 'self-distillation']
+    assert [a for a in ARMS if not needs_teacher(a)] == arms_for('none')
+    assert [a for a in ARMS if not has_soft_labels(a)] == ['baseline', 'self-distillation']
+    assert needs_teacher('out-of-fold lam=0.3') and not needs_teacher('label-smoothing eps=0.2') and not has_soft_labels('from out-of-fold')
+
 
 # Soft labels
 
@@ -53,6 +63,20 @@ def test_soft_labels_of_each_arm(kind):
     assert s.index.equals(index) and list(s) == ['a', 'b'] and s.isna().equals(z.isna())          # no answer stays no answer
     assert s.stack().dropna().between(0, 1).all() and s.equals(own) == (kind not in CONTROLS)
     pd.testing.assert_frame_equal(arm_labels(kind, z.iloc[::-1], y).loc[index], s)                  # the order of the rows does not matter
+
+@pytest.mark.parametrize('task,k', [('multilabel', 2), ('multiclass', 3)])
+def test_smoothing_without_a_teacher(task, k):
+    "By hand: 1 - eps + eps/k for what is there, eps/k for what is not; a blank stays blank"
+    hard = pd.DataFrame(np.eye(3), list('xyz'), list('abc')).rename_axis('image_id')
+    hard.loc['w'] = np.nan
+    for arm, eps in (('label-smoothing', EPS), ('label-smoothing eps=0.4', .4)):
+        s = arm_labels(arm, None, hard, task=task)
+        assert s.isna().equals(hard.isna()) and np.allclose(s.to_numpy()[:3], np.eye(3)*(1 - eps) + eps/k)
+    pd.testing.assert_frame_equal(arm_labels('label-smoothing eps=0.4', hard*3, hard, task=task), s)      # not matched to a teacher that is there
+
+@pytest.mark.parametrize('arm', [a for a in ARMS if needs_teacher(a)])
+def test_no_teacher_no_labels(arm):
+    with pytest.raises(ValueError, match=f"arm '{arm}' needs a teacher"): arm_labels(arm, None, y)
 
 def test_a_temperature_in_the_name_comes_first():
     hot = pd.DataFrame(soften(z, 3.), z.index, z.columns)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import mmpkd
 from mmpkd.arms import ARMS
-from mmpkd.cli import app, main, print_table, read_convention, table
+from mmpkd.cli import app, console, main, print_columns, print_table, read_convention, read_jobs, table, tell
 from mmpkd.experiment import Run
 from mmpkd.localization import CONVENTIONS
 from mmpkd.localizers import TRIVIAL
@@ -17,15 +17,19 @@ from mmpkd.report import table1
 
 ROOT = Path(mmpkd.__file__).parents[1]
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory, monkeypatch):
+    "What a command leaves in the folder it is called in does no harm"
+    monkeypatch.chdir(tmp_path_factory.mktemp('here'))
 
 def invoke(*args): return CliRunner(env=dict(COLUMNS='200', TERMINAL_WIDTH='200', NO_COLOR='1')).invoke(app, [str(a) for a in args])
 
 def fails_long(capsys, monkeypatch, *args):
-    "What `mmpkd` says on stderr as it exits with code 1, in as many lines as there are bad files"
+    "What `mmpkd` says on stderr as it exits with code 2, in as many lines as there are bad files"
     monkeypatch.setattr(sys, 'argv', ['mmpkd', *map(str, args)])
     with pytest.raises(SystemExit) as stop: main()
     err = capsys.readouterr().err
-    assert stop.value.code == 1 and err.startswith('error: ') and 'Traceback' not in err, err[:300]
+    assert stop.value.code == 2 and err.startswith('error: ') and 'Traceback' not in err, err[:300]
     return err
 
 def fails(capsys, monkeypatch, *args):
@@ -272,7 +276,7 @@ def test_no_network_no_traceback(busbra, tmp_path):
     env = os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path/'hub'))
     args = ['run', 'busbra', '--root', str(busbra), '--out', str(tmp_path/'run')]
     run = subprocess.run([sys.executable, '-c', 'from mmpkd.cli import main; main()', *args], env=env, capture_output=True, text=True)
-    assert run.returncode == 1 and re.fullmatch('error: cannot get the ImageNet weights .*--weights PATH.*--weights none.*\n', run.stderr), run.stderr
+    assert run.returncode == 2 and re.fullmatch('error: cannot get the ImageNet weights .*--weights PATH.*--weights none.*\n', run.stderr), run.stderr
 
 def test_options_that_do_not_go_together(capsys, monkeypatch, busbra, ultrasound, tmp_path):
     call = 'run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL
@@ -400,10 +404,9 @@ def test_a_table_from_beginning_to_end(spreadsheet, tmp_path):
     assert re.search(r'age\s+metadata\s+amount', result.output) and re.search(r'report\s+report\s+text', result.output)
     assert Run(tmp_path/'run').config['teacher'] == 'stacked'
 
-def test_the_teacher_of_a_table_needs_no_regions(capsys, monkeypatch, spreadsheet, tmp_path):
+def test_the_teacher_of_a_table_needs_no_regions(spreadsheet):
     result = invoke('teacher', 'table', *spreadsheet, '--text', 'report', '--seeds', 1)
     assert result.exit_code == 0 and re.search(r'test\s+\d', result.output), result.output
-    assert 'nothing to localize' in fails_long(capsys, monkeypatch, 'run', 'table', *spreadsheet, '--text', 'report', '--out', tmp_path/'run', *TINY_CALL)
 
 def test_words_can_be_hidden_from_the_teacher(phantom, tmp_path):
     phantom.items.to_csv(tmp_path/'scans.csv', index=False)
@@ -428,7 +431,7 @@ def test_tables_that_cannot_be_worked_with(capsys, monkeypatch, spreadsheet, ext
     assert message in fails(capsys, monkeypatch, 'audit', 'table', *spreadsheet, *extra)
 
 def test_a_table_without_privileged_columns(capsys, monkeypatch, spreadsheet, tmp_path):
-    "Nobody can be taught by it, but it can be audited"
+    "No teacher can learn from it, but it can be audited"
     assert 'Audit of' in invoke('audit', 'table', *spreadsheet).output
     for call in (['run', 'table', *spreadsheet, '--out', tmp_path/'run'], ['teacher', 'table', *spreadsheet]):
         assert 'nothing is privileged: name a report with --text' in fails_long(capsys, monkeypatch, *call)
@@ -487,3 +490,282 @@ def test_predict_keeps_no_figure_open(ultrasound, busbra, tmp_path):
     before = plt.get_fignums()
     assert invoke('predict', ultrasound[0]/'units/baseline/seed-0', busbra/'Images/bus_0000-l.png', '--out', tmp_path/'a.png').exit_code == 0
     assert plt.get_fignums() == before
+
+
+# Words as they are
+
+NASTY = 'size [mm] [/kg] [red]a|b[/] :smile: <b>x</b> $a_b$ "q" 肿瘤'
+
+def test_user_text_is_no_markup(capsys, monkeypatch):
+    monkeypatch.setattr(console, '_width', 400)
+    tell(NASTY)
+    print_columns(pd.DataFrame({NASTY: range(40)}), {NASTY: 'metadata'})
+    print_table(pd.DataFrame({NASTY: [NASTY]}, pd.Index(['[b]'], name='[i]')), NASTY)
+    said = capsys.readouterr().out
+    assert said.count(NASTY) == 5 and '[b]' in said and '[i]' in said and '\x1b' not in said
+
+def test_errors_show_names_as_they_are(capsys, monkeypatch, spreadsheet):
+    assert NASTY in fails(capsys, monkeypatch, 'audit', 'table', *spreadsheet, '--text', NASTY)
+    assert NASTY in fails(capsys, monkeypatch, 'run', 'busbra', '--root', '/nowhere', f'--{NASTY}')
+
+@pytest.mark.parametrize('width', [40, 80, 200])
+def test_tables_fit_the_terminal(capsys, monkeypatch, width):
+    "No word and no number is broken, and no line is longer than the terminal"
+    monkeypatch.setattr(console, '_width', width)
+    rows, columns = [f'Control: number {i}' for i in range(3)], [f'Score {j}' for j in range(9)]
+    t = pd.DataFrame([[f'{i}.{j}23 ± 0.045**' for j in range(9)] for i in range(3)], pd.Index(rows, name='Method'), columns)
+    print_table(t, 'Scores')
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width and all(sum(cell in line for line in lines) == 1 for cell in t.to_numpy().ravel())
+    heads = [line for line in lines if line.startswith('Method')]
+    assert len(heads) == {40: 9, 80: 3, 200: 1}[width] and sum(line.count('Score ') for line in heads) == 9
+
+def test_wide_characters_take_their_room(capsys, monkeypatch):
+    monkeypatch.setattr(console, '_width', 40)
+    print_table(pd.DataFrame({'类别'*6: ['x'], '数'*6: ['y']}, pd.Index(['肿瘤'*4], name='n')))
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith('n ')]
+    assert len(heads) == 2                                                  # 16 + 24 + 12 columns
+
+def test_numbers_stand_at_the_right(capsys):
+    print_table(pd.DataFrame({'IoU': [.25], 'what': ['word']}, pd.Index(['ours'], name='Method')), words=('what',))
+    head, line = capsys.readouterr().out.splitlines()
+    assert line.index('0.250') + 5 >= head.index('IoU') + 3 and line.index('word') == head.index('what')
+
+
+# Any terminal, any pipe
+
+def script(code, **env):
+    "What a process says that runs this before anything heavy is imported"
+    names = os.environ | dict(PYTHONPATH=str(ROOT)) | env
+    return subprocess.run([sys.executable, '-c', code], env={k: v for k, v in names.items() if v is not None}, capture_output=True)
+
+@pytest.mark.parametrize('encoding', ['ascii', 'cp1252', 'latin-1', 'utf-8'])
+def test_what_a_pipe_cannot_show_is_a_question_mark(encoding):
+    code = "import mmpkd.cli as c, sys; c.app = lambda **k: c.tell('p \u2264 0.05, \u03bb \u00b1 \u80bf'); sys.exit(c.main())"
+    run = script(code, PYTHONIOENCODING=encoding)
+    assert run.returncode == 0 and run.stderr == b'' and run.stdout.strip() == 'p ≤ 0.05, λ ± 肿'.encode(encoding, 'replace')
+
+def test_an_error_goes_through_such_a_pipe_too():
+    code = "import mmpkd.cli as c\ndef app(**k): raise ValueError('no column \u2264')\nc.app = app; c.main()"
+    run = script(code, PYTHONIOENCODING='ascii')
+    assert run.returncode == 2 and run.stdout == b'' and run.stderr == b'error: no column ?\n'
+
+WARNING = """import mmpkd.cli as c, warnings, logging, subprocess, sys
+def app(**k):
+    warnings.warn('of a library', FutureWarning); logging.getLogger('library').warning('of its log')
+    subprocess.run([sys.executable, '-c', "import warnings; warnings.warn('of a worker', FutureWarning)"])
+c.app = app
+c.main()"""
+
+@pytest.mark.parametrize('asked,silent', [(None, True), ('default', False), ('ignore', True)])
+def test_warnings_of_libraries_stay_off_the_terminal(asked, silent):
+    "Also those of other processes; not where somebody asks for them"
+    run = script(WARNING, PYTHONWARNINGS=asked)
+    assert run.returncode == 0 and (run.stderr == b'') == silent and (b'of a worker' in run.stderr) != silent
+
+def test_the_functions_silence_nothing():
+    "Whoever calls them from a notebook sees the warnings"
+    run = script("import mmpkd.cli, warnings; warnings.warn('mine', FutureWarning)", PYTHONWARNINGS=None)
+    assert b'mine' in run.stderr
+
+
+# Exit codes
+
+@pytest.mark.parametrize('args', [('--seeds', 0), ('--seeds', 'five'), ('--jobs', 0), ('--jobs', 'all'), ('--jobs', -1), ('--no-such-option',), ('stray',), ('--lam',)], ids=str)
+def test_typers_own_errors_are_one_line_too(capsys, monkeypatch, busbra, args): assert '--help' in fails(capsys, monkeypatch, 'run', 'busbra', '--root', busbra, *args)
+
+def test_no_command_and_no_option(capsys, monkeypatch):
+    assert "'fly'" in fails(capsys, monkeypatch, 'fly') and '--root' in fails(capsys, monkeypatch, 'run', 'busbra')
+    for args in ((), ('run',)):
+        monkeypatch.setattr(sys, 'argv', ['mmpkd', *args])
+        with pytest.raises(SystemExit) as stop: main()
+        said = capsys.readouterr()
+        assert 'Usage' in said.out + said.err and stop.value.code in (0, 2) and 'error: ' not in said.err
+
+@pytest.mark.parametrize('error,said', [
+    (KeyError('column'), "error: KeyError: 'column' (not foreseen"), (TypeError('two\nlines'), 'error: TypeError: two lines (not foreseen'), (ZeroDivisionError(), 'error: ZeroDivisionError'),
+    (PermissionError(13, 'Permission denied', '/a/b'), 'error: Permission denied: /a/b\n'), (IsADirectoryError(21, 'Is a directory', 'x'), 'error: Is a directory: x\n'),
+    (FileNotFoundError('no table at x'), 'error: no table at x\n'), (ModuleNotFoundError('install openpyxl'), 'error: install openpyxl\n'), (MemoryError(), 'error: MemoryError')], ids=repr)
+def test_every_error_is_a_line(capsys, monkeypatch, error, said):
+    def app(**kwargs): raise error
+    monkeypatch.setattr('mmpkd.cli.app', app)
+    assert fails(capsys, monkeypatch).startswith(said)
+    monkeypatch.setenv('MMPKD_TRACEBACK', '1')
+    with pytest.raises(type(error)): main()
+
+def test_stopped_by_hand(monkeypatch):
+    def app(**kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr('mmpkd.cli.app', app)
+    with pytest.raises(SystemExit) as stop: main()
+    assert stop.value.code == 130
+
+def test_an_audit_that_is_not_ok_is_no_error(capsys, monkeypatch, mimic):
+    monkeypatch.setattr(sys, 'argv', ['mmpkd', 'audit', 'mimic', '--root', str(mimic), '--rois', str(mimic/'ms-cxr')])
+    with pytest.raises(SystemExit) as stop: main()
+    said = capsys.readouterr()
+    assert stop.value.code == 1 and said.err == '' and 'not ok' in said.out
+
+def test_places_that_are_something_else(capsys, monkeypatch, busbra, ultrasound, spreadsheet, tmp_path):
+    (tmp_path/'file').write_text('mine')
+    assert f'no table at {tmp_path}' in fails(capsys, monkeypatch, 'audit', 'table', '--table', tmp_path, *spreadsheet[2:])
+    assert 'file is a file' in fails(capsys, monkeypatch, *busbra_call(busbra, tmp_path, out=tmp_path/'file'))
+    assert 'file/run' in fails(capsys, monkeypatch, *busbra_call(busbra, tmp_path, out=tmp_path/'file/run'))
+    assert 'no finished run in' in fails(capsys, monkeypatch, 'reliability', tmp_path/'file')
+    assert 'no student in' in fails(capsys, monkeypatch, 'predict', tmp_path/'file', tmp_path/'file')
+    assert tmp_path.name in fails(capsys, monkeypatch, 'predict', ultrasound[0]/'units/baseline/seed-0', tmp_path)
+    assert 'nowhere' in fails(capsys, monkeypatch, 'audit', 'busbra', '--root', busbra, '--sheet', tmp_path/'nowhere/sheet.png')
+
+@pytest.mark.parametrize('name,content', [('unit.json', '{"conv'), ('unit.json', '[]'), ('unit.json', '{"convention": {"rool": 1}}'), ('student.json', '{"labels'), ('student.json', '{}'), ('student.json', '[]')])
+def test_a_student_whose_notes_are_damaged(capsys, monkeypatch, busbra, ultrasound, tmp_path, name, content):
+    folder = shutil.copytree(ultrasound[0]/'units/baseline/seed-0', tmp_path/'student')
+    (folder/name).write_text(content)
+    assert name in fails(capsys, monkeypatch, 'predict', folder, busbra/'Images/bus_0000-l.png')
+
+@pytest.mark.parametrize('text,n', [('auto', 'auto'), ('1', 1), ('16', 16)])
+def test_jobs(text, n): assert read_jobs(text) == n
+
+
+# Tables of every kind
+
+@pytest.fixture
+def mine(tmp_path):
+    "Twenty pictures of noise, every other one with a bright square, and a table of them; call it to change columns"
+    rng, rows, boxes = np.random.default_rng(0), [], []
+    (tmp_path/'img').mkdir()
+    for i in range(20):
+        a, name, sick = rng.integers(0, 90, (48, 48)).astype(np.uint8), f'i{i:02}', i % 2
+        if sick: a[10:22, 20:32] += 140
+        if sick: boxes.append(dict(image_id=name, kind='mass', x0=20, y0=10, x1=32, y1=22))
+        Image.fromarray(a).save(tmp_path/f'img/{name}.png')
+        mask = np.zeros((48, 48), np.uint8)
+        mask[10:22, 20:32] = 255*sick
+        Image.fromarray(mask).save(tmp_path/f'img/{name}-mask.png')
+        rows.append(dict(image_id=name, patient_id=f'p{i}', image=f'img/{name}.png', sick=sick, mask=f'img/{name}-mask.png', kind='mass|cyst' if sick else 'none of it', report='a lession, a lesion' if sick else 'clear'))
+    pd.DataFrame(boxes).to_csv(tmp_path/'b.csv', index=False)
+    def write(name='t.csv', **columns):
+        t = pd.DataFrame(rows).assign(**columns)
+        t.to_excel(tmp_path/name, index=False) if name.endswith('xlsx') else t.to_csv(tmp_path/name, index=False)
+        return ['--table', tmp_path/name, '--root', tmp_path]
+    return write
+
+def loaded(*args, **kwargs): return table(args[1], root=args[3], **kwargs)
+
+def test_each_image_its_own_patient(mine, capsys):
+    call = mine(split=['train']*12 + ['valid']*4 + ['test']*4)
+    c = loaded(*call, label=['sick'], patient='none')
+    assert c.items.patient_id.tolist() == c.items.image_id.tolist() and 'each image is its own patient' in capsys.readouterr().out
+    (call[1]).write_text(call[1].read_text().replace('patient_id', 'who'))
+    assert loaded(*call, label=['sick']).items.patient_id.nunique() == 20 and 'each image is its own patient' in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no column 'person'"): loaded(*call, label=['sick'], patient='person')
+
+def test_a_split_that_is_not_to_be_used(mine, capsys):
+    call = mine(split=['train']*19 + ['test'])
+    assert (loaded(*call, label=['sick']).items.split == 'test').sum() == 1 and 'No split' not in capsys.readouterr().out
+    assert (loaded(*call, label=['sick'], split='none').items.split == 'test').sum() == 4 and 'No split is given' in capsys.readouterr().out
+
+def test_several_classes_in_a_column(mine):
+    call = mine()
+    c = loaded(*call, label=['kind'], label_sep='|', classes=['mass', 'cyst'], boxes=call[3]/'b.csv', box_label='kind')
+    assert c.labels == ['mass', 'cyst'] and c.y().sum().tolist() == [10, 10] and (c.rois.label == 'mass').all() and len(c.rois) == 10
+
+@pytest.mark.parametrize('kwargs', [dict(label=['sick']), dict(label=['diagnosis'], task='multiclass')], ids=str)
+def test_masks_empty_and_several(mine, kwargs):
+    "An empty mask means no lesion; two files of one image are two regions; the class of a mask is that of its image"
+    call = mine(diagnosis=['ill' if i % 2 else 'well' for i in range(20)])
+    t = pd.read_csv(call[1])
+    t.loc[1, 'mask'] = 'img/i03-mask.png;img/i01-mask.png'
+    t.loc[5, 'mask'] = None
+    t.to_csv(call[1], index=False)
+    c = loaded(*call, masks='mask', **kwargs)
+    n = c.rois.image_id.value_counts()
+    assert n['i01'] == 2 and 'i05' not in n and 'i00' not in n and len(c.rois) == 10 and set(c.rois.label) == {'ill' if 'task' in kwargs else 'sick'}
+
+def test_masks_that_do_not_say_of_what(mine):
+    call = mine(other=0)
+    with pytest.raises(ValueError, match='one 0/1 label'): loaded(*call, label=['sick', 'other'], masks='mask')
+    with pytest.raises(ValueError, match='--masks does not say'): loaded(*call, label=['kind'], label_sep='|', masks='mask')
+
+def test_hidden_words_are_counted(mine, capsys):
+    loaded(*mine(), label=['sick'], text='report', hide=['lesion', 'tumour'])
+    said = ' '.join(capsys.readouterr().out.split())
+    assert "Hidden: 'lesion', in 10 reports" in said and "WARNING: 'tumour' is to be hidden, and no report has it" in said and 'lession (10)' in said
+
+def test_a_workbook(mine):
+    pytest.importorskip('openpyxl')
+    assert len(loaded(*mine('t.xlsx'), label=['sick'])) == 20
+
+def test_files_named_by_numbers(mine, capsys):
+    "0001 is a name: neither the image nor its path becomes 1"
+    call = mine(image_id=[f'{i:04}' for i in range(20)], image=[f'{i:04}' for i in range(20)])
+    for i in range(20): shutil.copy(call[3]/f'img/i{i:02}.png', call[3]/f'{i:04}')
+    c = loaded(*call, label=['sick'])
+    assert c.items.image.tolist() == c.items.image_id.tolist() == [f'{i:04}' for i in range(20)] and c.check()
+
+def test_an_audit_tells_why_there_is_no_cohort(mine, capsys, monkeypatch, tmp_path):
+    "On both streams: boxes in shares of the image"
+    call = mine()
+    b = pd.read_csv(tmp_path/'b.csv')
+    b[['x0', 'y0', 'x1', 'y1']] /= 48
+    b.to_csv(tmp_path/'b.csv', index=False)
+    monkeypatch.setattr(sys, 'argv', ['mmpkd', 'audit', 'table', *map(str, call), '--label', 'sick', '--boxes', str(tmp_path/'b.csv')])
+    with pytest.raises(SystemExit) as stop: main()
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and 'smaller than a pixel' in said.out and 'smaller than a pixel' in said.err and said.err.count('\n') == 1
+
+
+# Data that lack something, from beginning to end
+
+def test_the_sheet_of_images(mine, tmp_path):
+    call = [*mine(), '--label', 'sick', '--boxes', tmp_path/'b.csv']
+    result = invoke('audit', 'table', *call, '--sheet', tmp_path/'sheet.png')
+    assert f'Images with their boxes, to look at: {tmp_path}/sheet.png' in result.output
+    with Image.open(tmp_path/'sheet.png') as im: assert im.format == 'PNG' and min(im.size) > 200
+    assert not (tmp_path/'none.png').exists() and invoke('audit', 'table', *call, '--no-pixels', '--sheet', tmp_path/'none.png').exit_code in (0, 1) and not (tmp_path/'none.png').exists()
+
+def test_a_run_leaves_one_too(ultrasound):
+    out, said = ultrasound
+    assert f'to look at: {out}/contact_sheet.png' in said and (out/'contact_sheet.png').stat().st_size > 1000 and (out/'audit.json').is_file()
+    assert said.index('Audit of') < said.index('Teacher and soft labels')
+
+@pytest.fixture(scope='session')
+def unmarked(busbra, tmp_path_factory):
+    "The options of a table of the same images without regions, with and without a privileged column"
+    data, call = pd.read_csv(busbra/'bus_data.csv'), ['--root', busbra, '--label', 'bad', '--split', 'part', *CALL[:-4], '--bs', 8]
+    parts = pd.read_csv(busbra/'5-fold-cv.csv').kFold.map({4: 'valid', 5: 'test'}).fillna('train')
+    path = tmp_path_factory.mktemp('unmarked')/'t.csv'
+    t = pd.DataFrame(dict(image_id=data.ID, patient_id=data.Case, image='Images/' + data.ID + '.png', bad=(data.Pathology == 'malignant').astype(int), birads=data.BIRADS, part=parts))
+    t.to_csv(path, index=False)
+    return ['--table', path, *call]
+
+def test_a_run_without_regions(unmarked, tmp_path):
+    result = invoke('run', 'table', *unmarked, '--tabular', 'birads', '--seeds', 2, '--out', tmp_path/'run', '--report')
+    assert result.exit_code == 0, result.output
+    assert 'No test image has a region of interest' in result.output and 'IoU' not in result.output and 'no regions' in result.output
+    result = invoke('reliability', tmp_path/'run')
+    assert result.exit_code == 0 and 'spearman' in result.output
+
+def test_studies_without_regions(unmarked, tmp_path):
+    result = invoke('grid', 'table', *unmarked, '--tabular', 'birads', '--seeds', 1, '--lams', '0.3,0.7', '--out', tmp_path/'grid')
+    assert result.exit_code == 0 and 'chosen' in result.output and 'prediction is not held against localization' in result.output, result.output
+    result = invoke('quality', 'table', *unmarked, '--tabular', 'birads', '--seeds', 1, '--shares', '1', '--out', tmp_path/'quality')
+    assert result.exit_code == 0 and 'auroc_sd' in result.output and 'pixel' not in result.output, result.output
+    result = invoke('transfer', 'table', *unmarked, '--from', tmp_path/'quality', '--out', tmp_path/'b')
+    assert result.exit_code == 1 or 'Never saw A' in result.output, result.output
+
+def test_a_run_without_anything_privileged(capsys, monkeypatch, unmarked, tmp_path):
+    result = invoke('run', 'table', *unmarked, '--seeds', 1, '--arms', 'all', '--out', tmp_path/'run')
+    assert result.exit_code == 0, result.output
+    assert Run(tmp_path/'run').arms == ['baseline', 'label-smoothing', 'self-distillation'] and 'Nothing is privileged' in result.output and 'Teacher AUROC' not in result.output
+    for call in (['run', '--arms', 'baseline,class-mean'], ['grid'], ['quality']):
+        said = fails_long(capsys, monkeypatch, call[0], 'table', *unmarked, *call[1:], '--out', tmp_path/'other')
+        assert 'nothing is privileged: name a report with --text' in said and said.count('\n') == 1
+    assert not (tmp_path/'other').exists()
+
+def test_an_audit_can_be_ignored(capsys, monkeypatch, unmarked, tmp_path):
+    t = pd.read_csv(unmarked[1])
+    t.loc[t.part == 'test', 'bad'] = 0
+    t.to_csv(tmp_path/'t.csv', index=False)
+    call = ['run', 'table', '--table', tmp_path/'t.csv', *unmarked[2:], '--tabular', 'birads', '--seeds', 1, '--out', tmp_path/'run']
+    assert 'one value in test' in fails(capsys, monkeypatch, *call) and not (tmp_path/'run').exists()
+    result = invoke(*call, '--ignore-audit')
+    assert result.exit_code == 0 and 'the run went on all the same: one value in test (1)' in ' '.join(result.output.split()), result.output

@@ -12,7 +12,7 @@ import mmpkd
 from mmpkd import experiment
 from mmpkd.arms import arm_labels
 from mmpkd.attention import AttentionMaps
-from mmpkd.experiment import Run, environment, make_config, run_experiment, teach
+from mmpkd.experiment import SHORT, Run, _folder, environment, jobs_for, make_config, one_thread, read_json, read_kept, run_experiment, teach, usable
 from mmpkd.images import Pixels, cache_pixels
 from mmpkd.localization import Convention
 from mmpkd.phantom import METADATA
@@ -126,12 +126,40 @@ def test_controls_can_be_added(copy, phantom, tiny, tiny_run):
 def test_an_arm_named_twice_is_one_arm(copy, phantom, tiny):
     assert go_on(phantom, copy, tiny, arms=('baseline', 'out-of-fold', 'baseline')).arms == ['baseline', 'out-of-fold']
 
-def test_several_at_a_time(phantom, tiny, tmp_path, tiny_run):
+def weights(run, arm): return (run.unit(arm, 0)/'student.safetensors').read_bytes()
+
+def test_several_at_a_time_are_the_same_to_the_bit(phantom, tiny, tmp_path, tiny_run):
     run = go_on(phantom, tmp_path/'run', tiny, n_jobs=2, seeds=1)
     assert sorted(p.relative_to(run.folder).as_posix() for p in run.folder.glob('units/*/*')) == ['units/baseline/seed-0', 'units/out-of-fold/seed-0']
-    for arm in run.arms:
-        a, b = (pd.read_parquet(r.unit(arm, 0)/'predictions.parquet') for r in (run, tiny_run))
-        pd.testing.assert_frame_equal(a, b, atol=1e-3, rtol=0)              # another number of threads may round otherwise
+    for arm in run.arms: assert weights(run, arm) == weights(tiny_run, arm)
+    equal(tables(run), tables(tiny_run).query('seed == 0').reset_index(drop=True))
+
+def test_the_threads_of_the_caller_do_not_matter(phantom, tiny, tmp_path, tiny_run):
+    "With more of them sums would be added in another order; they are given back"
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        run = go_on(phantom, tmp_path/'run', tiny, n_jobs=1, seeds=1)
+        assert torch.get_num_threads() == 3
+    finally: torch.set_num_threads(before)
+    for arm in run.arms: assert weights(run, arm) == weights(tiny_run, arm)
+    with pytest.raises(KeyError), one_thread(): raise KeyError
+    assert torch.get_num_threads() == before
+
+@pytest.mark.parametrize('n_jobs,units,passes,device,expected', [
+    ('auto', 10, SHORT, 'cpu', 4), ('auto', 10, SHORT - 1, 'cpu', 1), ('auto', 3, 10**9, 'cpu', 3), ('auto', 0, 10**9, 'cpu', 1), ('auto', 10, 10**9, 'cuda', 1),
+    (1, 10, 10**9, 'cpu', 1), (7, 2, 0, 'cpu', 7), (2, 10, 10**9, 'cuda', 2)])
+def test_how_many_at_a_time(n_jobs, units, passes, device, expected): assert jobs_for(n_jobs, units, passes, 4, device) == expected
+
+@pytest.mark.parametrize('several', [False, True])
+def test_it_is_said_how_far_it_is(monkeypatch, capsys, several):
+    "One after another, or in parallel: a line for each, in words that are no markup"
+    monkeypatch.setattr(experiment, 'Parallel', lambda n, **kwargs: lambda work: (f(*args, **kw) for f, args, kw in work))
+    todo = [(arm, 0, None) for arm in ('self-distillation', 'baseline', 'out-of-fold lam=0.3')]
+    experiment._work(todo, 3, lambda *args, **how: None, dict(epochs=1), 2 if several else 1, True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(', seed')[0] for line in lines] == ['Baseline', 'MMPKD (out-of-fold), λ = 0.3', 'Control: self-distillation']
+    assert '3 of 3' in lines[-1]
 
 
 # Refusals, each before anything was trained
@@ -164,7 +192,8 @@ def test_weights_that_are_not_there(tmp_path):
     (dict(arms=('baseline', 'from baseline')), "'from baseline' needs `start`"),
     (dict(config=dict(convention=dict(heads=7))), 'heads'),
     (dict(seeds=0), 'seeds .*above 0, not 0'),
-    (dict(n_jobs=0), 'n_jobs'),
+    (dict(n_jobs=0), 'n_jobs'), (dict(n_jobs='all'), "n_jobs must be a whole number above 0, not 'all'"), (dict(n_jobs=1.5), 'n_jobs'),
+    (dict(config=dict(teacher='none')), "nothing is privileged: .* for the arm 'out-of-fold'"),
     (dict(config=dict(convention=dict(layer=2))), 'layer'),
     (dict(config=dict(size=100)), 'size|100'),
     (dict(config=dict(arch='vit_tinny')), "no model 'vit_tinny'"),
@@ -206,7 +235,7 @@ def box_outside(study): return altered(study, rois=study.rois.assign(x1=study.ro
 
 def one_label(study): return altered(study, study.items.assign(**{study.labels[1]: 0}))
 
-FAULTS = {no_regions: 'no test image has a region', no_test_split: "'test' has no images", missing_image: r'1 of \d+ files are missing', unreadable_image: 'cannot be read',
+FAULTS = {no_regions: 'no region in test .*No test image has a region of interest.*--ignore-audit', no_test_split: "'test' has no images", missing_image: r'1 of \d+ files are missing', unreadable_image: 'cannot be read',
           cut_image: 'cannot be read', other_mask: '1 of .* masks do not fit their image:\n.*7 x 9 pixels', empty_mask: 'mask of image .* cannot be used: empty', unreadable_mask: 'masks do not fit their image', box_outside: 'leaves the image', one_label: 'only the value 0'}
 
 @pytest.mark.parametrize('fault,message', FAULTS.items(), ids=lambda v: getattr(v, '__name__', ''))
@@ -414,3 +443,181 @@ def test_a_forest_keeps_metadata_to_itself(phantom, tmp_path, monkeypatch):
     assert {name.partition('/')[0] for name, _ in leaks(run.folder, ['Secret-'])} == {'teacher'}
     columns = {c for p in run.folder.rglob('*.parquet') for c in pd.read_parquet(p).reset_index()}
     assert not columns & {'report', *METADATA} and columns >= {'image_id', 'split', *phantom.labels}
+
+
+# Data without regions, and without anything privileged
+
+def bare(phantom, **names): return altered(phantom, rois=phantom.rois[:0], **names)
+
+@pytest.fixture(scope='module')
+def blind(phantom, tiny, tmp_path_factory):
+    "A run of two seeds on images of which no region is known; read only"
+    return go_on(bare(phantom), tmp_path_factory.mktemp('blind')/'run', tiny)
+
+def test_without_regions_students_are_the_same(blind, tiny_run):
+    for arm in blind.arms: assert weights(blind, arm) == weights(tiny_run, arm)
+    equal(blind.auroc('test'), tiny_run.auroc('test'))
+
+def test_without_regions_only_prediction_is_measured(blind):
+    assert not blind.localizes and list(blind.per_seed()) == ['arm', 'seed', 'auroc'] and not len(blind.scores()) and not len(blind.trivial())
+    t = blind.comparison()
+    assert t.metric.tolist() == ['auroc'] and t.attrs['tests'] == 0 and not len(blind.intervals())
+    [said] = blind.verdicts().values()
+    assert 'AUROC' in said and 'IoU' not in said and 'Holm' not in said
+    assert not list(blind.folder.rglob('scores.parquet')) + list(blind.folder.glob('trivial.parquet')) and blind.maps('baseline', 1).maps.shape[0] == len(blind.labels('test'))
+
+@pytest.mark.parametrize('fields', [dict(rule='tuned'), dict(classes='each'), dict(artefacts='mask')], ids=str)
+def test_without_regions_any_convention_will_do(phantom, tiny, tmp_path, fields):
+    assert not go_on(bare(phantom), tmp_path/'run', tiny | dict(convention=fields), seeds=1).localizes
+
+def test_regions_that_come_later_are_other_data(blind, phantom, tiny, tmp_path):
+    copy = shutil.copytree(blind.folder, tmp_path/'copy')
+    with pytest.raises(ValueError, match='other data'): go_on(phantom, copy, tiny)
+
+def test_without_anything_privileged(phantom, tiny, tmp_path, blind):
+    "Baseline, label smoothing and self-distillation; the baseline is that of any other run"
+    nothing = bare(phantom, text=None, tabular=())
+    run = go_on(nothing, tmp_path/'run', tiny | dict(teacher='none'), arms=('baseline', 'label-smoothing', 'label-smoothing eps=0.5', 'self-distillation'), seeds=1)
+    y = run.labels('train')
+    assert run.teacher == dict(auroc={}, T_valid=None) and not (run.folder/'teacher').exists() and run.taught_arms == ['label-smoothing', 'label-smoothing eps=0.5']
+    for arm, eps in (('label-smoothing', .1), ('label-smoothing eps=0.5', .5)): equal(run.soft_labels(arm), (y*(1 - eps) + eps/2))
+    assert weights(run, 'baseline') == weights(blind, 'baseline') and len({weights(run, a) for a in run.arms}) == 4
+    before = times(run.folder/'units')
+    go_on(nothing, run.folder, tiny | dict(teacher='none'), arms=('baseline', 'label-smoothing'), seeds=1)
+    assert times(run.folder/'units') == before
+    with pytest.raises(ValueError, match="nothing is privileged: .* for the arm 'shuffled'"): go_on(nothing, run.folder, tiny | dict(teacher='none'), arms=('baseline', 'shuffled'))
+
+def test_settings_without_a_teacher():
+    assert make_config(teacher='none')['teacher'] == 'none'
+    for bad in (dict(T='valid'), dict(preset='paper'), dict(teacher_args=dict(seed=1))):
+        with pytest.raises(ValueError, match='without a teacher'): make_config(teacher='none', **bad)
+
+def test_smoothing_with_a_strength_needs_no_answers_of_the_teacher(phantom, tiny, tmp_path):
+    soft = teach(phantom, ('label-smoothing eps=0.2', 'label-smoothing'), make_config(**tiny), tmp_path)
+    y = phantom.split('train').y()
+    equal(soft['label-smoothing eps=0.2'], y*.8 + .1)
+    assert gap(y, soft['label-smoothing']) > gap(y, soft['label-smoothing eps=0.2'])             # matched to a teacher that knows little
+
+
+# What the audit knows
+
+class Started(BaseException): "Training would have begun"
+
+@pytest.fixture
+def untrained(monkeypatch):
+    "Nothing is trained or taught: what gets that far stops there"
+    def stop(*args, **kwargs): raise Started
+    monkeypatch.setattr(experiment, 'teach', stop)
+
+def same_file(study): # one picture under two names of a path, in two splits
+    items = study.items.copy()
+    items.loc[items.split == 'test', 'image'] = items.image[items.split == 'train'].iloc[0]
+    return altered(study, items, study.rois[~study.rois.image_id.isin(items.image_id[items.split == 'test'])])
+
+def same_pixels(study): # two files with the same picture, in two splits
+    train, test = (study.split(s).items.image.iloc[0] for s in ('train', 'test'))
+    shutil.copy(study.root/train, study.root/test)
+    return bare(study)
+
+def one_value_in_test(study):
+    items = study.items.copy()
+    items.loc[items.split == 'test', study.labels[0]] = 0
+    return bare(study, items=items)
+
+def two_spellings(study): # of one patient, in two splits
+    items = study.items.copy()
+    who = {split: items.index[items.split == split][0] for split in ('train', 'test')}
+    items.loc[items.patient_id == items.patient_id[who['test']], 'patient_id'] = items.patient_id[who['train']].lower() + ' '
+    return bare(study, items=items)
+
+WRONG = {same_file: 'same picture in two splits', same_pixels: 'same picture in two splits', one_value_in_test: 'one value in test', two_spellings: 'patient in two splits'}
+
+@pytest.mark.parametrize('fault,name', WRONG.items(), ids=lambda v: getattr(v, '__name__', ''))
+def test_errors_of_the_audit_stop_a_run(study, tiny, tmp_path, untrained, fault, name):
+    "Before anything is taught or trained; whoever insists gets further"
+    bad = fault(study)
+    with pytest.raises(ValueError, match=rf'audit of .* found .*{name} \(\d+\): .*--ignore-audit'): go_on(bad, tmp_path/'run', tiny)
+    with pytest.raises(Started): go_on(bad, tmp_path/'other', tiny, ignore_audit=True)
+    assert name in {f['name'] for f in read_json(tmp_path/'other/audit.json')['findings']}
+
+def test_tables_are_audited_before_a_picture_is_read(study, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, 'cache_pixels', lambda *args, **kwargs: pytest.fail('too late'))
+    with pytest.raises(ValueError, match='one value in test'): go_on(one_value_in_test(study), tmp_path/'run', tiny)
+    assert not (tmp_path/'run').exists()
+
+def test_warnings_stop_nothing(study, tiny, tmp_path, untrained):
+    "A column that repeats the label, and a flat picture: both are kept for the report"
+    Image.fromarray(np.full((64, 64), 7, np.uint8)).save(study.root/'flat.png')
+    first = study.items.image_id == study.split('train').items.image_id.iloc[0]
+    leaking = bare(study, items=study.items.assign(copy=study.items[study.labels[0]], image=study.items.image.mask(first, 'flat.png')), tabular=['copy'])
+    with pytest.raises(Started): go_on(leaking, tmp_path/'run', tiny)
+    names = {f['name']: f['severity'] for f in read_json(tmp_path/'run/audit.json')['findings']}
+    assert names['column repeats the label'] == names['image of one grey value'] == 'warning'
+
+def test_the_audit_is_kept_and_shown_before_training(phantom, tiny, tmp_path, untrained):
+    seen = []
+    with pytest.raises(Started): go_on(phantom, tmp_path/'run', tiny, before=lambda cohort, pixels, found: seen.append((len(cohort), len(pixels), found)))
+    [(n, m, found)] = seen
+    assert n == m == len(phantom) and found.ok and read_json(tmp_path/'run/audit.json') == json.loads(json.dumps(found.to_dict()))
+
+def test_a_finished_run_is_shown_whatever_the_audit_says(copy, phantom, tiny, monkeypatch):
+    monkeypatch.setattr(experiment, 'audit', lambda *args: pytest.fail('nothing is to be trained'))
+    assert go_on(phantom, copy, tiny).seeds == 2
+
+def test_an_image_left_out_is_no_error_of_the_audit(study, tiny, tmp_path, untrained):
+    (study.root/study.items.image[3]).unlink()
+    with pytest.raises(Started): go_on(study, tmp_path/'run', tiny, skip_unreadable=True)
+
+def test_boxes_a_little_outside_are_cut(study, tiny, tmp_path):
+    "Half a pixel, as rounding leaves it: the run and what works on it later see the same boxes"
+    from mmpkd.studies import convention_scores
+    pixels = cache_pixels(study, 32, tmp_path/'pixels')
+    where = study.rois.index[study.rois.image_id.isin(study.split('test').items.image_id)][0]
+    rois = study.rois.copy()
+    rois.loc[where, 'x1'] = pixels.geometry(rois.image_id[where]).w + .5
+    wide = altered(study, rois=rois.drop(columns='mask'))
+    assert usable(wide, pixels).rois.x1[where] == rois.x1[where] - .5 and usable(study, pixels).fingerprint() == study.fingerprint()
+    run = go_on(wide, tmp_path/'run', tiny, seeds=1)
+    assert run.asked['repairs'] == {'box clipped to its image': 1}
+    assert len(convention_scores(run, wide, (Convention(tau=.7),)))
+
+
+# Folders that were damaged, and names
+
+@pytest.mark.parametrize('name', ['asked.json', 'config.json', 'environment.json', 'labels.parquet', 'trivial.parquet', 'teacher.json', 'audit.json', 'soft_labels/out-of-fold.parquet',
+                                  'units/baseline/seed-0/scores.parquet', 'units/baseline/seed-0/predictions.parquet', 'units/baseline/seed-0/unit.json', 'units/baseline/seed-0/attention.npz'])
+@pytest.mark.parametrize('content', [b'', b'{"arms": ["base', bytes(range(256))*20], ids=['empty', 'cut', 'other'])
+def test_a_damaged_file_is_named(copy, name, content):
+    def read():
+        run = Run(copy)
+        return run.verdicts(), run.trivial(), run.teacher, run.audit, run.soft_labels('out-of-fold'), run.peaks(), run.maps('baseline', 0)
+    read()
+    (copy/name).write_bytes(content)
+    with pytest.raises(ValueError, match=f'{Path(name).name} is damaged'): read()
+
+@pytest.mark.parametrize('content', ['[]', '{}', '3', '{"arms": []}'])
+def test_json_of_something_else(copy, content):
+    (copy/'asked.json').write_text(content)
+    with pytest.raises(ValueError, match='asked.json is not what'): Run(copy)
+
+def test_a_file_in_place_of_the_folder(phantom, tiny, tmp_path):
+    (tmp_path/'run').write_text('mine')
+    with pytest.raises(ValueError, match='run is a file'): go_on(phantom, tmp_path/'run', tiny)
+
+def test_a_missing_unit_is_named(copy):
+    shutil.rmtree(copy/'units/baseline/seed-1')
+    with pytest.raises(FileNotFoundError, match='seed-1.*is missing'): Run(copy).verdicts()
+
+@pytest.mark.parametrize('arm,folder', [('out-of-fold lam=0.3 T=2', 'out-of-fold_lam=0.3_T=2'), ('out-of-fold\tlam=1.', 'out-of-fold_lam=1'), ('in-sample  T=1e-1', 'in-sample_T=1e-1'),
+                                        ('in-sample lam=٣', 'in-sample_lam=_663'), ('from out-of-fold', 'from_out-of-fold')])
+def test_folders_have_names_that_every_file_system_takes(arm, folder): assert _folder(arm) == folder
+
+def test_text_is_utf8_whatever_the_locale(copy, tmp_path):
+    "Written and read by a process whose own encoding is ASCII"
+    code = f"""from pathlib import Path; import locale
+from mmpkd.experiment import write_text, read_json
+assert locale.getpreferredencoding(False).lower() not in ('utf-8', 'utf8')
+write_text(Path({str(tmp_path/'a.json')!r}), '"b\\u00f6sartig \\u80bf \\u2264"'); print(ascii(read_json(Path({str(tmp_path/'a.json')!r}))))"""
+    env = os.environ | dict(LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONPATH=str(Path(mmpkd.__file__).parents[1]))
+    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=env, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.strip() == ascii('bösartig \u80bf \u2264'), run.stderr

@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mmpkd.cohort import Cohort
 from mmpkd.images import Geometry
-from mmpkd.localization import (_CHOICES, CONVENTIONS, GRID, TAUS, Convention, PooledAUROC, Regions, average_precision, best_iou, box_fpr, fill_boxes, heat_of, hot_pixels,
-                                iou, levels, mass_inside, normalize, otsu, pixel_auroc, pointing_hit, predicted_boxes, score_conventions, score_image, score_maps,
+from mmpkd.localization import (_CHOICES, CONVENTIONS, GRID, TAUS, Convention, PooledAUROC, Regions, average_precision, best_iou, box_fpr, empty_patches, fill_boxes, heat_of,
+                                hot_pixels, iou, levels, mass_inside, normalize, otsu, peaks_in_nothing, pixel_auroc, pointing_hit, predicted_boxes, score_conventions, score_image, score_maps,
                                 show_localization, shuffled_auroc, truth_of, tune_tau)
 
 matplotlib.use('Agg')
@@ -511,3 +511,55 @@ def test_tune_tau_keeps_away_from_test_images():
 def test_show_localization_draws_all_boxes():
     ax = show_localization(np.zeros((6, 8)), np.ones((6, 8)), [[0, 0, 2, 2], [3, 3, 5, 5]], [[1, 1, 4, 4]], np.eye(6, 8) > 0)
     assert [p.get_edgecolor()[:3] for p in ax.patches].count((0, 1, 0)) == 2 and len(ax.patches) == 3
+
+
+# Maps that peak where there is nothing to see, and boxes that do not
+
+shapes = st.tuples(st.integers(1, 400), st.integers(1, 400)) | st.sampled_from([(1, 5000), (5000, 1), (1, 1), (2, 999), (224, 223)])
+
+@given(shapes, st.sampled_from([(32, 4), (48, 6), (64, 8), (224, 14)]))
+def test_empty_patches_are_those_the_square_shows(shape, sizes):
+    "Against the square itself, pixel by pixel"
+    (h, w), (size, g) = shape, sizes
+    geometry = Geometry(h, w, size)
+    shown = geometry.inside.reshape(g, size//g, g, size//g).mean((1, 3))
+    corners = np.zeros((g, g), bool)
+    corners[[0, 0, -1, -1], [0, -1, 0, -1]] = True
+    assert (empty_patches(geometry, g) == ((shown < .5) | corners)).all()
+
+def test_patches_of_one_grey_value_are_empty():
+    square = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
+    square[8:16, 8:16] = 90
+    square[16:24, 16:24] = 0
+    square[16, 16] = 1                                                      # a single pixel is something
+    plain, seen = empty_patches(Geometry(32, 32, 32), 4), empty_patches(Geometry(32, 32, 32), 4, square)
+    assert plain.sum() == 4 and (seen != plain).sum() == 1 and seen[1, 1]
+
+def test_one_patch_is_a_corner(): assert empty_patches(Geometry(9, 9, 8), 1).tolist() == [[True]]
+
+def test_peaks_are_counted_image_by_image():
+    wide, square = Geometry(10, 40, 32), Geometry(32, 32, 32)
+    inside, margin = np.zeros((2, 4, 4))
+    inside[2, 1], margin[0, 1] = 1, 1
+    flat = np.ones((4, 4))
+    p = peaks_in_nothing([inside, margin, margin, flat], [square, wide, square, square])
+    uniform = [empty_patches(g, 4).mean() for g in (square, wide, square, square)]
+    assert p == dict(share=pytest.approx((0 + 1 + 0 + 4/16)/4), uniform=pytest.approx(np.mean(uniform)))
+    with pytest.raises(ValueError): peaks_in_nothing([inside], [square], [np.zeros((32, 32))]*2)
+
+@given(shapes, st.sampled_from([(32, 4), (64, 8), (224, 14)]), st.integers(0, 2**32 - 1), st.sampled_from(['bilinear', 'nearest']),
+       st.sampled_from([dict(tau=.5), dict(tau=1.), dict(rule='mean'), dict(rule='otsu'), dict(rule='mass'), dict(connectivity=8)]))
+def test_no_box_lies_in_the_margin(shape, sizes, seed, interpolation, how):
+    "Wherever the map is hot, also in the margin alone: boxes lie on the image, and the cut is taken on its own pixels"
+    (h, w), (size, g), rng = shape, sizes, np.random.default_rng(seed)
+    geometry = Geometry(h, w, size)
+    m = rng.random((g, g)).astype(np.float32)
+    if seed % 2: m[empty_patches(geometry, g)] += 10
+    heat = heat_of(m, geometry, interpolation)
+    boxes = predicted_boxes(heat, Convention(**how))
+    assert heat.shape == (h, w) and np.isfinite(heat).all()
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [w, h]).all() and (boxes[:, :2] < boxes[:, 2:]).all()
+    x, y = geometry.to_model(boxes).reshape(-1, 2).T
+    (nh, nw), (top, left) = geometry.fitted, geometry.offset
+    assert ((x >= left - 1e-6) & (x <= left + nw + 1e-6) & (y >= top - 1e-6) & (y <= top + nh + 1e-6)).all()
+    if len(boxes): assert np.isclose(normalize(heat).max(), 1)              # the maximum of the image, whatever the margin holds

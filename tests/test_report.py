@@ -5,13 +5,15 @@ from types import SimpleNamespace
 
 import matplotlib
 import numpy as np, pandas as pd, pytest
+from conftest import altered
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from mmpkd.cohort import Cohort
 from mmpkd.experiment import Run, make_config, run_experiment
-from mmpkd.localization import CONVENTIONS
+from mmpkd.localization import CONVENTIONS, Convention
 from mmpkd.localizers import LOCALIZERS
-from mmpkd.report import METRICS, MORE_METRICS, caveats, figure1, ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, write_report
+from mmpkd.report import METRICS, MORE_METRICS, _peaks_in_nothing, caveats, figure1, ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, write_report
 from mmpkd.soft_labels import calibration, gap
 from mmpkd.statistics import TITLES
 from mmpkd.studies import transfer
@@ -77,6 +79,10 @@ class Invented(Run):
     "A run of which only the numbers exist; each arm is better than the one before by `shift` standard deviations. What is made of them is as in any other run"
     def __init__(self, shift, seeds=8, arms=('baseline', 'out-of-fold')):
         self.shift, self.seeds, self.arms, self.asked = shift, seeds, list(arms), dict(cohort='mine')
+        self.config = dict(teacher='bow', convention=Convention().to_dict())
+    audit = None
+    def labels(self, split): return pd.DataFrame(0, range(100), ['a'])
+    def peaks(self): return pd.DataFrame(dict(share=[.2, .9], uniform=.2), ['baseline', 'out-of-fold'])[:0 if self.shift else 2]
     def _rows(self, arm, k, rng):
         noise = lambda: .01*(rng.standard_normal(self.seeds) + k*self.shift)
         return pd.DataFrame({m: .5 + noise() for m in ('auroc', 'pixel_auroc', 'iou')}).assign(fpr=.5 - noise(), no_box=0., images=10, arm=arm, seed=range(self.seeds))
@@ -107,7 +113,8 @@ def test_stars_need_enough_seeds(): assert not table1(Invented(9, seeds=3)).map(
 
 def test_caveats_say_what_is_so():
     assert caveats(Invented(9)) == []
-    [c] = caveats(Invented(0))
+    [c, peaks] = caveats(Invented(0))
+    assert 'in 90% (MMPKD (out-of-fold)) of the test images' in peaks and 'Baseline' not in peaks and "try artefacts='mask'" in peaks
     assert c.startswith('In Pixel AUROC, no student does better than the trivial localizer "Centred Gaussian" (0.520 against 0.4')
 
 def test_caveats_of_the_phantom(tiny_run):
@@ -213,7 +220,8 @@ def test_the_page_holds_everything(tiny_run):
     first, second, intervals, tests, *_ = tables = read(text).tables
     assert first[1:] == table1(tiny_run).reset_index().to_numpy().tolist() and second[1:] == table1(tiny_run, MORE_METRICS).reset_index().to_numpy().tolist()
     assert len(intervals) == 1 + len(tiny_run.intervals()) == 4 and {'lo', 'hi', 'difference'} <= set(intervals[0])
-    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 6
+    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 7
+    assert [row[:2] for row in tables[-1][1:]] == [[f['severity'], f['name']] for f in tiny_run.audit['findings']]
     unescaped = html.unescape(text)
     for said in [*tiny_run.verdicts().values(), *caveats(tiny_run), table_note(tiny_run)]: assert said in unescaped
     again = json.loads(re.search('<pre>(.*)</pre>', unescaped, re.S)[1])
@@ -238,3 +246,75 @@ def test_a_moved_folder_gives_the_same_report(tiny_run, phantom, tmp_path):
     for n in names: (moved/n).unlink()
     write_report(Run(moved), phantom)
     assert {n: re.sub('data:image/png;base64[^"]*', '', (moved/n).read_text()) for n in names} == {n: re.sub('data:image/png;base64[^"]*', '', v) for n, v in before.items()}
+
+
+# Data that lack something
+
+def test_a_report_without_regions(phantom, tiny, tmp_path):
+    "Prediction only, also where everything is asked for; what is left out is said"
+    bare = altered(phantom, rois=phantom.rois[:0])
+    run = run_experiment(bare, tmp_path/'run', make_config(**tiny), seeds=2, progress=False)
+    text = html.unescape(write_report(run, bare, CONVENTIONS[:2]).read_text(encoding='utf-8'))
+    for word in ('IoU', 'Pixel AUROC', 'FPR', 'trivial localizer,', 'Other conventions', 'Table 2', 'Figure 1', 'Power'): assert word not in text, word
+    for words in ('No test image has a region of interest', 'none of them with a region', 'Weight randomisation', 'Agreement between seeds', 'Calibration', 'no regions'): assert words in text, words
+    assert list(table1(run)) == ['AUROC'] and table1(run).index.tolist() == ['Baseline', 'MMPKD (out-of-fold)']
+    assert not (run.folder/'figure1.png').exists() and is_picture((run.folder/'figure2.png').read_bytes())
+    assert 'nan' not in read(text).tables[0].__repr__().lower() and set(pd.read_csv(run.folder/'table1.csv').metric) == {'auroc'}
+
+def test_a_report_without_a_teacher(phantom, tiny, tmp_path):
+    nothing = altered(phantom, text=None, tabular=())
+    run = run_experiment(nothing, tmp_path/'run', make_config(**tiny | dict(teacher='none')), ('baseline', 'label-smoothing', 'self-distillation'), seeds=1, progress=False)
+    text = html.unescape(write_report(run, nothing, CONVENTIONS[:1]).read_text(encoding='utf-8'))
+    assert 'Does privileged information help' not in text and 'Nothing is privileged in these data' in text and 'There is no teacher.' in text and 'ε = 0.1' in text
+    assert '<h2>Soft labels</h2>' in text and 'teacher asked about' not in text and 'IoU' in text
+
+def test_a_report_says_that_the_audit_was_ignored(phantom, tiny, tmp_path):
+    items = phantom.items.copy()
+    items.loc[items.split == 'test', phantom.labels[0]] = 0
+    bad = altered(phantom, items, phantom.rois[phantom.rois.label != phantom.labels[0]])
+    run = run_experiment(bad, tmp_path/'run', make_config(**tiny), seeds=1, progress=False, ignore_audit=True)
+    text = html.unescape(write_report(run, bad).read_text(encoding='utf-8'))
+    assert 'The audit of the data found errors, and the run went on all the same: one value in test (1).' in text and not run.audit['ok']
+
+def test_a_folder_of_an_older_version(tiny_run, phantom, tmp_path):
+    "Without an audit, and without peaks in its units"
+    folder = shutil.copytree(tiny_run.folder, tmp_path/'old')
+    (folder/'audit.json').unlink()
+    for f in folder.glob('units/*/*/unit.json'): f.write_text(json.dumps({k: v for k, v in json.loads(f.read_text()).items() if k != 'peaks'}))
+    text = write_report(Run(folder), phantom).read_text(encoding='utf-8')
+    assert 'Audit of the data' not in text and caveats(Run(folder)) == caveats(tiny_run) and not len(Run(folder).peaks())
+
+
+# Maps that peak where there is nothing to see
+
+def peaks_of(share, uniform, n, artefacts='keep'):
+    table = pd.DataFrame(dict(share=[share], uniform=[uniform]), ['baseline'])
+    return SimpleNamespace(peaks=lambda: table, labels=lambda split: range(n), config=dict(convention=dict(artefacts=artefacts)))
+
+@pytest.mark.parametrize('share,uniform,n,said', [(1., .25, 100, True), (.25, .25, 100, False), (.37, .25, 100, False), (.39, .25, 100, True), (.39, .25, 10, False), (0., .25, 100, False),
+                                                 (.05, 0., 20, True), (1., 1., 20, False)])
+def test_only_what_is_clearly_above_chance_is_named(share, uniform, n, said): assert bool(_peaks_in_nothing(peaks_of(share, uniform, n))) == said
+
+def test_the_advice_is_not_what_was_done():
+    assert "try artefacts='mask'" in _peaks_in_nothing(peaks_of(1, .1, 50))[0] and 'try' not in _peaks_in_nothing(peaks_of(1, .1, 50, 'mask'))[0]
+
+
+# Names with every character
+
+NASTY = 'a|b <b>x</b> $\\alpha_$ [red] 肿瘤'
+
+def test_names_in_markdown():
+    [head, rule, line] = to_markdown(pd.DataFrame({NASTY: ['1|2\n3']}, pd.Index([NASTY], name='Method'))).splitlines()
+    cells = re.split(r'(?<!\\)\|', line)
+    assert len(cells) == len(re.split(r'(?<!\\)\|', head)) == len(rule.split('|')) == 4 and '<b>' not in head + line and '肿瘤' in line
+
+def test_a_run_with_such_names(phantom, tiny, tmp_path):
+    "Classes, columns, images and the cohort itself: the page shows them as they are, and no figure takes them for a formula"
+    names = {c: f'{c} {NASTY}' for c in phantom.labels}
+    ids = {k: f'{k} $x_$ <i>' for k in phantom.items.image_id}
+    rois = phantom.rois.assign(image_id=phantom.rois.image_id.map(ids), label=phantom.rois.label.map(names))
+    odd = Cohort(phantom.items.rename(columns=names).assign(image_id=phantom.items.image_id.map(ids)), [*names.values()], rois, phantom.text, root=phantom.root, name=NASTY)
+    run = run_experiment(odd, tmp_path/'run', make_config(**tiny), seeds=1, progress=False)
+    page = write_report(run, odd, CONVENTIONS[:1]).read_text(encoding='utf-8')
+    assert not {'b', 'i', 'red'} & set(read(page).tags) and html.escape(NASTY) in page and html.escape(names[phantom.labels[0]]) in page
+    matplotlib.pyplot.close('all')
