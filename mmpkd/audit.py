@@ -125,11 +125,8 @@ def denied_findings(
 def box_findings(
     cohort:Cohort
 ) -> list: # Of findings
-    "Boxes in shares of the image, or narrower than a pixel"
+    "Boxes narrower than a pixel; a `Cohort` already refuses boxes that lie within one"
     r = cohort.rois
-    if len(r) and (r[BOX].abs() <= 1).all(axis=None):
-        text = 'All boxes lie within 0 to 1: shares of the image, not pixels. Multiply them by its width and height.'
-        return [finding('error', 'boxes in shares of the image', text, r.image_id, len(r))]
     thin = (r.x1 - r.x0 < 1) | (r.y1 - r.y0 < 1)
     if not thin.any(): return []
     text = 'These images have a box that is less than a pixel wide or high; are some boxes shares of the image?'
