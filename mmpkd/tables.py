@@ -118,7 +118,7 @@ def _clean_rows(rows, names): # The rows of a reader that hold anything, with a 
         if row == [_END]: return
         if row and row[-1].endswith(f'{_END}\n'): raise ValueError(f'a quote in line {line + 1} is never closed')
         line = rows.line_num
-        if len(row) == len(names) and row[0]:                               # most rows
+        if len(row) == len(names) and row[0].strip():                          # most rows
             yield row
             continue
         if not _filled(row): continue
