@@ -56,6 +56,7 @@ def test_help_tells_everything(path, command):
         if p.name == 'help': continue
         if p.param_type_name == 'argument': assert p.name in said.lower(), p.name
         for o in p.opts if p.param_type_name == 'option' else []: assert o in said, o
+        if p.param_type_name == 'argument' and p.help is None: continue                 # older versions of typer keep it elsewhere
         assert p.help and p.help.split(',')[0].split(';')[0] in said, p.name
         if p.default not in (None, '') and p.param_type_name == 'option' and not p.is_flag: assert f'[default: {p.default}]' in said, p.name
 
