@@ -32,6 +32,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+from pydicom.uid import RLELossless
 from rich.progress import track
 from scipy.ndimage import find_objects, label as components, maximum_filter, minimum_filter
 
@@ -87,7 +88,8 @@ PICTURE_REPAIRS = ( # Each kind has its place in the cache; raise _READING where
     'inverted by its PresentationLUTShape', 'MONOCHROME1 although PresentationLUTShape is IDENTITY',
     'padding written with the other sign', 'padding shifted by lossy compression',
     'padding is all of the image, ignored',
-    'pixels shifted by their HighBit', 'bits above BitsStored ignored', 'gamma not applied',
+    'pixels shifted by their HighBit', 'bits above BitsStored ignored', 'more pixels than its header says, ignored',
+    'gamma not applied',
     'overlay not shown', 'display shutter not applied', 'pixels are not square',
     *(f'{k} of no use, ignored' for k in _ELEMENTS))
 
@@ -264,10 +266,26 @@ def _checked(ds, notes): # Raise unless its pixels can be decoded; returns the t
     _mend(ds, notes)
     return uid
 
+def _check_length(ds, notes): # Uncompressed pixels may be followed by one byte, to make their number even
+    samples = 2 if ds.PhotometricInterpretation == 'YBR_FULL_422' else ds.SamplesPerPixel
+    bits = ds.Rows*ds.Columns*samples*ds.BitsAllocated*ds.NumberOfFrames
+    if len(ds.get('PixelData', b'')) > -(-bits//16)*2: notes.append('more pixels than its header says, ignored')
+
+def _first(ds, decoders, **options): # Pixels by the first decoder that can
+    try: return pixel_array(ds, decoding_plugin=decoders[0], **options)
+    except MemoryError: raise
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != 'PanicException': raise # how decoders in Rust fail
+        if decoders[1:]: return _first(ds, decoders[1:], **options)
+        raise ValueError(str(e)) from e
+
 def _decoded(ds, uid, i, notes, cut=True): # One frame, (h, w), or (h, w, 3) in RGB; cut: to the bits stored
     try:
         rgb = _jpeg_rgb(ds, uid, i, notes)
-        return pixel_array(ds, index=i, correct_unused_bits=cut) if rgb is None else rgb
+        if rgb is not None: return rgb
+        if not uid.is_encapsulated: _check_length(ds, notes)
+        elif uid != RLELossless: _check_stream(ds, uid, i, notes)
+        return _first(ds, _decoders(uid), index=i, correct_unused_bits=cut)
     except (_Unreadable, MemoryError): raise
     except Exception as e:
         gpl = _LIBJPEG in ' '.join(get_decoder(uid).missing_dependencies)
@@ -276,7 +294,8 @@ def _decoded(ds, uid, i, notes, cut=True): # One frame, (h, w), or (h, w, 3) in 
 
 def _cut(ds, uid, i, notes): # One frame, without bits above those stored; where only padding has them, they stay
     bits, unused = ds.BitsStored, ds.BitsAllocated - ds.BitsStored
-    if uid.is_encapsulated or ds.SamplesPerPixel > 1 or not unused: return _decoded(ds, uid, i, notes)
+    plain = not uid.is_encapsulated or uid == RLELossless
+    if not plain or ds.SamplesPerPixel > 1 or not unused: return _decoded(ds, uid, i, notes)
     a = _decoded(ds, uid, i, notes, cut=False)
     least, most = (-2**(bits - 1), 2**(bits - 1)) if ds.PixelRepresentation else (0, 2**bits)
     if least <= a.min() and a.max() < most: return a
@@ -306,14 +325,55 @@ def _which_frame(n, frame):
     return frame or 0
 
 # %% ../nbs/01_images.ipynb #a0f1c003
+def _segments(data): # Marker and content of each part of a JPEG stream, up to its pixels
+    at = 2
+    while data[at:at+1] == b'\xff' and at + 4 <= len(data) and data[at + 1] != 0xda:
+        n = int.from_bytes(data[at+2:at+4], 'big')
+        yield data[at + 1], data[at+4:at+2+n]
+        at += 2 + n
+
+_FRAMES = {*range(0xc0, 0xd0), 0xf7} - {0xc4, 0xc8, 0xcc} # start of frame: of JPEG, and of JPEG-LS
+
+def _stream_head(data): # Precision, rows, columns and colours that a JPEG or JPEG 2000 stream states
+    if data[:2] == b'\xff\xd8':
+        body = next(body for marker, body in _segments(data) if marker in _FRAMES)
+        return struct.unpack('>BHHB', body[:6])
+    at = data.index(b'\xff\x4f\xff\x51')
+    x1, y1, x0, y0 = struct.unpack('>4I', data[at+8:at+24])
+    n, precision = struct.unpack('>HB', data[at+40:at+43])
+    return (precision & 127) + 1, y1 - y0, x1 - x0, n
+
+def _stream(ds, i): # The bytes of one frame
+    offsets = tuple(ds.get(f'ExtendedOffsetTable{k}') for k in ('', 'Lengths'))
+    offsets = offsets if all(offsets) else None
+    return get_frame(ds.PixelData, i, number_of_frames=ds.NumberOfFrames, extended_offsets=offsets)
+
+def _check_stream(ds, uid, i, notes): # Where a stream contradicts its header, some decoders end the program
+    data = _stream(ds, i)
+    bits, *shape = _stream_head(data)
+    grey = ds.PhotometricInterpretation.startswith(('MONOCHROME', 'PALETTE'))
+    header = ds.Rows, ds.Columns, ds.SamplesPerPixel
+    if max(shape) >= 2**16: raise ValueError('damaged')                        # DICOM has no such size
+    differ = [k for k, a, b in zip(('rows', 'columns', 'colours'), shape, header) if a not in (0, b)]
+    if grey != (ds.SamplesPerPixel == 1): differ.append('photometric interpretation')
+    jpeg = data[:2] == b'\xff\xd8'
+    if bits > ds.BitsAllocated or (jpeg and ds.BitsAllocated > 16): differ.append('bits')
+    if differ: raise _Unreadable(f'its header and its {uid.name} stream differ in their {", ".join(differ)}')
+    if not jpeg or bits <= ds.BitsStored: return
+    notes.append('BitsStored of no use, ignored')
+    ds.BitsStored = bits
+
+def _decoders(uid): # GDCM only where it is the only one: a damaged stream may make it end the program
+    names = list(get_decoder(uid).available_plugins)
+    return [n for n in names if n != 'gdcm'] or names or ['']
+
 def _jpeg_colours(data): # What a JPEG stream says of its three components: 'RGB', 'YBR', or None where it says nothing
-    jfif, adobe, at = False, None, 2
-    while data[at:at+1] == b'\xff' and at + 4 <= len(data):
-        marker, n = data[at + 1], int.from_bytes(data[at+2:at+4], 'big')
-        body, at = data[at+4:at+2+n], at + 2 + n
+    jfif, adobe = False, None
+    for marker, body in _segments(data):
         if marker == 0xe0 and body[:4] == b'JFIF': jfif = True
         if marker == 0xee and body[:5] == b'Adobe' and len(body) > 11: adobe = body[11]
-        if marker in (0xc0, 0xc1, 0xc2):                                       # start of frame: its component ids
+        if marker in _FRAMES:                                                  # its last bytes have component ids
+            if len(body) < 10: return 'grey'
             if jfif or adobe == 1: return 'YBR'
             return 'RGB' if adobe == 0 or bytes(body[6::3]) in (b'RGB', b'rgb') else None
 
@@ -329,11 +389,12 @@ _BASELINE = pydicom.uid.JPEGBaseline8Bit, pydicom.uid.JPEGExtended12Bit
 
 def _jpeg_rgb(ds, uid, i, notes): # A colour JPEG whose stream and header disagree, as the stream says; else None
     if uid not in (*_BASELINE, *_J2K) or ds.SamplesPerPixel != 3: return None
-    data = get_frame(ds.PixelData, i, number_of_frames=ds.NumberOfFrames)
+    data = _stream(ds, i)
     if uid in _J2K: return _stay_rgb(ds, data, notes)
     colours, header = _jpeg_colours(data), ds.PhotometricInterpretation[:3]
-    if colours in (None, header): return None
-    notes.append('JPEG colours are not those of the header')
+    adobe = any(marker == 0xee for marker, _ in _segments(data)) # pydicom takes what Pillow makes of these for YBR
+    if colours is None or (colours == header and not adobe): return None
+    if colours != header: notes.append('JPEG colours are not those of the header')
     with Image.open(BytesIO(data), formats=['JPEG']) as im: return np.asarray(im.convert('RGB'))
 
 # %% ../nbs/01_images.ipynb #a0f1c004

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import (DeflatedExplicitVRLittleEndian, DigitalXRayImageStorageForPresentation, ExplicitVRBigEndian, ExplicitVRLittleEndian,
@@ -1243,6 +1243,78 @@ def test_a_stream_that_says_nothing_is_what_the_header_says(tmp_path, header, st
     x, notes = read_noted(jpeg_dicom(tmp_path/'a.dcm', stream, photometric=header, shape=red.shape))
     assert np.abs(x - red_grey)[:, [2, 20]].max() < 3 and notes == ['colour made grey']
 
+# A stream that contradicts its header. Some decoders end the whole program at it, so it is refused before; where two
+# decoders can read an encoding, the one that does so comes last.
+
+def j2k(a): # A bare stream of JPEG 2000
+    f = io.BytesIO(); Image.fromarray(a).save(f, 'jpeg2000', no_jp2=True)
+    return f.getvalue()
+
+@pytest.mark.parametrize('stream,syntax', [(jpeg, JPEGBaseline8Bit), (j2k, JPEG2000Lossless)])
+@pytest.mark.parametrize('header,what', [(dict(Rows=36), 'rows'), (dict(Rows=48, Columns=32), 'rows, columns'),
+    (dict(SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation='YBR_ICT'), 'colours'),
+    (dict(PhotometricInterpretation='YBR_FULL'), 'photometric interpretation')])
+def test_a_stream_that_contradicts_its_header(tmp_path, stream, syntax, header, what):
+    f = jpeg_dicom(tmp_path/'a.dcm', stream(shown), syntax=syntax, shape=shown.shape)
+    np.testing.assert_allclose(read_image(f), percentiles(shown), atol=2)
+    if syntax == JPEGBaseline8Bit and what == 'colours': return                # the picture is grey, and noted
+    f = jpeg_dicom(tmp_path/'a.dcm', stream(shown), syntax=syntax, shape=shown.shape, **header)
+    with pytest.raises(ValueError, match=f'a.dcm: its header and its JPEG .* stream differ in their {what}$'): read_image(f)
+
+@pytest.mark.parametrize('stream,photometric,shape', [(jpeg(red), 'MONOCHROME2', red.shape[:2]),
+    (j2k(np.kron(red, np.ones((4, 4, 1), np.uint8))), 'MONOCHROME2', (64, 96))])
+def test_a_colour_stream_under_a_grey_header(tmp_path, stream, photometric, shape):
+    syntax = JPEGBaseline8Bit if stream[:2] == b'\xff\xd8' else JPEG2000Lossless
+    with pytest.raises(ValueError, match='differ in their colours'):
+        read_image(jpeg_dicom(tmp_path/'a.dcm', stream, photometric=photometric, syntax=syntax, shape=shape))
+
+def test_bits_of_a_stream_count(tmp_path):
+    x, notes = read_noted(jpeg_dicom(tmp_path/'a.dcm', jpeg(shown), shape=shown.shape, BitsStored=4))
+    np.testing.assert_allclose(x, percentiles(shown), atol=2)
+    assert notes == ['BitsStored of no use, ignored']
+    ds = pydicom.dcmread(tmp_path/'a.dcm')
+    ds.BitsAllocated = 32
+    ds.save_as(tmp_path/'a.dcm')
+    with pytest.raises(ValueError, match='differ in their bits'): read_image(tmp_path/'a.dcm')
+
+def test_no_stream_at_all(tmp_path):
+    f = jpeg_dicom(tmp_path/'a.dcm', bytes(range(200)), shape=shown.shape)
+    with pytest.raises(ValueError, match='damaged pixels'): read_image(f)
+
+def test_frames_with_an_extended_offset_table(tmp_path):
+    ds = pydicom.dcmread(jpeg_dicom(tmp_path/'a.dcm', jpeg(shown), shape=shown.shape, NumberOfFrames=2))
+    ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(
+        [jpeg(shown), jpeg(255 - shown)])
+    ds.save_as(tmp_path/'a.dcm')
+    np.testing.assert_allclose(read_image(tmp_path/'a.dcm', frame=1), percentiles(255 - shown), atol=3)
+
+def test_gdcm_is_asked_where_it_is_alone():
+    uids = pydicom.uid.JPEG2000Lossless, JPEGBaseline8Bit, pydicom.uid.JPEGLSLossless, ExplicitVRLittleEndian, RLELossless
+    found = [images._decoders(u) for u in uids]
+    assert all('gdcm' not in d or d == ['gdcm'] for d in found) and all(found)
+
+def test_a_decoder_that_panics(tmp_path, monkeypatch): # one written in Rust raises no Exception
+    class PanicException(BaseException): "As its binding names it"
+    def panic(*a, **k): raise PanicException('index out of bounds')
+    monkeypatch.setattr(images, 'pixel_array', panic)
+    with pytest.raises(ValueError, match='damaged pixels'): read_image(save_dicom(tmp_path/'a.dcm', detector))
+    def stop(*a, **k): raise KeyboardInterrupt
+    monkeypatch.setattr(images, 'pixel_array', stop)
+    with pytest.raises(KeyboardInterrupt): read_image(tmp_path/'a.dcm')
+
+@pytest.mark.parametrize('shape,extra,counted', [((20, 28), 0, False), ((20, 28), 2, True), ((20, 28), 500, True),
+    ((5, 7), 0, False), ((5, 7), 1, True)])
+def test_more_pixels_than_the_header_says(tmp_path, shape, extra, counted):
+    a = np.arange(np.prod(shape)).reshape(shape) % 251
+    bits = 8 if a.size % 2 else 16
+    f = save_dicom(tmp_path/'a.dcm', a, bits=bits, allocated=bits)
+    ds = pydicom.dcmread(f)
+    ds.PixelData += b'\1'*extra + b'\0'*(extra % 2)
+    ds.save_as(f)
+    x, notes = read_noted(f)
+    np.testing.assert_allclose(x, percentiles(a.astype(float)), atol=.51)
+    assert notes == ['more pixels than its header says, ignored']*counted
+
 def test_jpeg_2000_is_transformed_once(tmp_path):
     ds = pydicom.dcmread(save_dicom(tmp_path/'a.dcm', np.kron(red, np.ones((4, 4, 1), np.uint8)), 'RGB', bits=8,
         allocated=8))
@@ -1600,6 +1672,7 @@ def test_a_missing_decoder_is_named_with_its_extra(tmp_path, monkeypatch, syntax
 
 def test_12_bits_that_the_free_decoders_refuse_are_not_damage(tmp_path, monkeypatch):
     class Free:
+        available_plugins = 'gdcm', 'pillow'
         is_available, missing_dependencies = True, ['pylibjpeg - requires pylibjpeg>=2.0 and pylibjpeg-libjpeg>=2.1']
     def refuse(*a, **k):
         raise RuntimeError("pillow: Pillow does not support 'JPEG Extended' for samples with 12-bit precision")
