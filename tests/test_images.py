@@ -1078,7 +1078,8 @@ def test_every_file_of_pydicom_is_what_its_own_pipeline_makes_of_it(recwarn):
             assert theirs is None, (f.name, e)
             continue
         seen += 1
-        if theirs is None: assert notes == ['NumberOfFrames of no use, ignored'], f.name
+        if theirs is None: # its pixels are those of several frames
+            assert notes == ['NumberOfFrames of no use, ignored', 'more pixels than its header says, ignored'], f.name
         elif set(notes) & ALLOWED: repaired.append(f.name)
         else: np.testing.assert_allclose(ours, theirs, atol=.51, err_msg=f.name)
     # thumbnails of a head, nearly all bone, in a window for the brain
