@@ -611,7 +611,8 @@ def frame_at(k, n=2): # A frame k pixels inside the border, n wide
     m[k+n:40-k-n, k+n:48-k-n] = False
     return m
 
-@pytest.mark.parametrize('m', [frame_at(0) | A, frame_at(0, 5) | A, frame_at(4, 1) | A, frame_at(10, 1), ring(13, 14.5)])
+@pytest.mark.parametrize('m', [frame_at(0) | A, frame_at(0, 5) | A, frame_at(4, 1) | A, frame_at(10, 1),
+    ring(13, 14.5)])
 def test_outlines_and_frames_are_refused(tmp_path, m):
     with pytest.raises(ValueError, match='an outline, or a frame|the border of the image'):
         read_mask(save_png(tmp_path, m*255))
@@ -1260,7 +1261,8 @@ def test_a_stream_that_contradicts_its_header(tmp_path, stream, syntax, header, 
     np.testing.assert_allclose(read_image(f), percentiles(shown), atol=2)
     if syntax == JPEGBaseline8Bit and what == 'colours': return                # the picture is grey, and noted
     f = jpeg_dicom(tmp_path/'a.dcm', stream(shown), syntax=syntax, shape=shown.shape, **header)
-    with pytest.raises(ValueError, match=f'a.dcm: its header and its JPEG .* stream differ in their {what}$'): read_image(f)
+    with pytest.raises(ValueError, match=f'a.dcm: its header and its JPEG .* stream differ in their {what}$'):
+        read_image(f)
 
 @pytest.mark.parametrize('stream,photometric,shape', [(jpeg(red), 'MONOCHROME2', red.shape[:2]),
     (j2k(np.kron(red, np.ones((4, 4, 1), np.uint8))), 'MONOCHROME2', (64, 96))])
@@ -1290,7 +1292,7 @@ def test_frames_with_an_extended_offset_table(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path/'a.dcm', frame=1), percentiles(255 - shown), atol=3)
 
 def test_gdcm_is_asked_where_it_is_alone():
-    uids = pydicom.uid.JPEG2000Lossless, JPEGBaseline8Bit, pydicom.uid.JPEGLSLossless, ExplicitVRLittleEndian, RLELossless
+    uids = JPEG2000Lossless, JPEGBaseline8Bit, pydicom.uid.JPEGLSLossless, ExplicitVRLittleEndian, RLELossless
     found = [images._decoders(u) for u in uids]
     assert all('gdcm' not in d or d == ['gdcm'] for d in found) and all(found)
 
