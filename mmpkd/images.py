@@ -32,8 +32,9 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+from pydicom.uid import RLELossless
 from rich.progress import track
-from scipy.ndimage import label as components, maximum_filter, minimum_filter
+from scipy.ndimage import find_objects, label as components, maximum_filter, minimum_filter
 
 from .cohort import BOX, Cohort, need_columns, repair_table
 
@@ -54,12 +55,15 @@ def _levels(a): # Distinct grey values, the number of pixels that have each, and
     return values, counts, which.reshape(a.shape)
 
 def _stretch(values, counts, percentiles): # Those grey values as `uint8`
-    if not 0 <= percentiles[0] < percentiles[1] <= 100: raise ValueError(f'percentiles must be two numbers from 0 to 100, the smaller one first, not {percentiles}')
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(f'percentiles must be two numbers from 0 to 100, the smaller one first, not {percentiles}')
     order = values.argsort()
     rank = counts[order].cumsum()
-    lo, hi = values[order[rank.searchsorted(np.clip(np.array(percentiles)/100*rank[-1], 1, rank[-1]))]].astype(float)
+    wanted = np.clip(np.array(percentiles)/100*rank[-1], 1, rank[-1])
+    lo, hi = values[order[rank.searchsorted(wanted)]].astype(float)
     if lo == hi: lo, hi = values[counts > 0].min(), values[counts > 0].max()   # nearly all alike
-    return np.rint(((values - lo)/(hi - lo)).clip(0, 1)*255).astype(np.uint8) if hi > lo else np.zeros(len(values), np.uint8)
+    if lo == hi: return np.zeros(len(values), np.uint8)
+    return np.rint(((values - lo)/(hi - lo)).clip(0, 1)*255).astype(np.uint8)
 
 def to_uint8(
     a:np.ndarray, # Grey values of any range
@@ -73,17 +77,20 @@ def to_uint8(
 _ELEMENTS = ['NumberOfFrames', 'PixelRepresentation', 'SamplesPerPixel', 'BitsStored', 'HighBit', 'PlanarConfiguration',
              'ModalityLUTSequence', 'RescaleSlope', 'RescaleIntercept', 'VOILUTSequence', 'WindowCenter', 'WindowWidth',
              'VOILUTFunction', 'PixelPaddingValue', 'PixelPaddingRangeLimit', 'FloatPixelPaddingValue',
+             'FloatPixelPaddingRangeLimit', 'DoubleFloatPixelPaddingValue', 'DoubleFloatPixelPaddingRangeLimit',
              'PresentationLUTSequence', 'PresentationLUTShape',
              'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence']
 
-PICTURE_REPAIRS = ( # Each kind has its place in the cache; a new one goes to the end
+PICTURE_REPAIRS = ( # Each kind has its place in the cache; raise _READING where the order changes
     'turned by its EXIF orientation', 'EXIF orientation of no use, ignored', 'colour made grey',
     'transparent parts made black', 'picture taken from its transparency', 'first picture of several',
     'window shows nothing, percentiles instead', 'JPEG colours are not those of the header',
     'inverted by its PresentationLUTShape', 'MONOCHROME1 although PresentationLUTShape is IDENTITY',
     'padding written with the other sign', 'padding shifted by lossy compression',
     'padding is all of the image, ignored',
-    'pixels shifted by their HighBit', 'overlay not shown', 'display shutter not applied', 'pixels are not square',
+    'pixels shifted by their HighBit', 'bits above BitsStored ignored', 'more pixels than its header says, ignored',
+    'gamma not applied',
+    'overlay not shown', 'display shutter not applied', 'pixels are not square',
     *(f'{k} of no use, ignored' for k in _ELEMENTS))
 
 def _bits(notes): return sum(1 << PICTURE_REPAIRS.index(n) for n in set(notes))
@@ -221,6 +228,10 @@ def _undecodable(uid): # In words
     hint = "; pip install 'mmpkd[gpl]' brings one" if _LIBJPEG in missing else ''
     return f'no decoder for the transfer syntax {uid.name}{hint}'
 
+def _is_known(uid): # Whether there is a decoder for a transfer syntax
+    try: return get_decoder(uid).is_available
+    except NotImplementedError: return False
+
 def _put(ds, name, value): # pydicom would first read what stands there
     tag = tag_for_keyword(name)
     if tag in ds: del ds[tag]
@@ -244,9 +255,7 @@ def _mend(ds, notes): # What pydicom needs to know; a default takes the place of
 def _checked(ds, notes): # Raise unless its pixels can be decoded; returns the transfer syntax
     uid = ds.file_meta.get('TransferSyntaxUID')
     if uid is None: raise _Unreadable('its transfer syntax is not stated')
-    try: known = get_decoder(uid).is_available
-    except NotImplementedError: known = False
-    if not known: raise _Unreadable(_undecodable(uid))
+    if not _is_known(uid): raise _Unreadable(_undecodable(uid))
     missing = [k for k in ('Rows', 'Columns', 'BitsAllocated') if not _number(ds, k, [])]
     try: photometric = str(ds.get('PhotometricInterpretation') or '').strip().upper()
     except Exception: photometric = ''
@@ -257,21 +266,50 @@ def _checked(ds, notes): # Raise unless its pixels can be decoded; returns the t
     _mend(ds, notes)
     return uid
 
-def _decoded(ds, uid, i, notes): # One frame, (h, w), or (h, w, 3) in RGB
+def _check_length(ds, notes): # Uncompressed pixels may be followed by one byte, to make their number even
+    samples = 2 if ds.PhotometricInterpretation == 'YBR_FULL_422' else ds.SamplesPerPixel
+    bits = ds.Rows*ds.Columns*samples*ds.BitsAllocated*ds.NumberOfFrames
+    if len(ds.get('PixelData', b'')) > -(-bits//16)*2: notes.append('more pixels than its header says, ignored')
+
+def _first(ds, decoders, **options): # Pixels by the first decoder that can
+    try: return pixel_array(ds, decoding_plugin=decoders[0], **options)
+    except MemoryError: raise
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != 'PanicException': raise # how decoders in Rust fail
+        if decoders[1:]: return _first(ds, decoders[1:], **options)
+        raise ValueError(str(e)) from e
+
+def _decoded(ds, uid, i, notes, cut=True): # One frame, (h, w), or (h, w, 3) in RGB; cut: to the bits stored
     try:
         rgb = _jpeg_rgb(ds, uid, i, notes)
-        return pixel_array(ds, index=i) if rgb is None else rgb
+        if rgb is not None: return rgb
+        if not uid.is_encapsulated: _check_length(ds, notes)
+        elif uid != RLELossless: _check_stream(ds, uid, i, notes)
+        return _first(ds, _decoders(uid), index=i, correct_unused_bits=cut)
     except (_Unreadable, MemoryError): raise
     except Exception as e:
         gpl = _LIBJPEG in ' '.join(get_decoder(uid).missing_dependencies)
         if gpl and 'not support' in str(e): raise _Unreadable(_undecodable(uid)) from e
         raise _Unreadable('truncated' if 'less than expected' in str(e) else f'damaged pixels ({uid.name})') from e
 
+def _cut(ds, uid, i, notes): # One frame, without bits above those stored; where only padding has them, they stay
+    bits, unused = ds.BitsStored, ds.BitsAllocated - ds.BitsStored
+    plain = not uid.is_encapsulated or uid == RLELossless
+    if not plain or ds.SamplesPerPixel > 1 or not unused: return _decoded(ds, uid, i, notes)
+    a = _decoded(ds, uid, i, notes, cut=False)
+    least, most = (-2**(bits - 1), 2**(bits - 1)) if ds.PixelRepresentation else (0, 2**bits)
+    if least <= a.min() and a.max() < most: return a
+    beyond, (lo, hi) = a[(a < least) | (a >= most)], _padding(ds, [])
+    if lo <= beyond.min() and beyond.max() <= hi: return a
+    if a.min() < least or a.max() >= 2**bits: notes.append('bits above BitsStored ignored') # else: a sign left out
+    return a << unused >> unused
+
 def _stored(ds, frame, notes): # One frame as it is stored; bits that lie above the lowest ones are brought down
     uid = _checked(ds, notes)
     i, bits = _which_frame(ds.NumberOfFrames, frame), int(ds.get('BitsStored') or 0)
     high = _number(ds, 'HighBit', notes, lambda v: v in range(int(ds.BitsAllocated)))
-    if not bits or uid.is_compressed or high is None or high <= bits - 1: return _decoded(ds, uid, i, notes)
+    if not bits or ds.BitsAllocated == 1: return _decoded(ds, uid, i, notes)
+    if uid.is_compressed or high is None or high <= bits - 1: return _cut(ds, uid, i, notes)
     ds.BitsStored = int(high) + 1 # pydicom takes the lowest bits, wherever they are
     a, lowest = _decoded(ds, uid, i, notes), -2**(bits - 1) if ds.PixelRepresentation else 0
     ds.BitsStored = bits
@@ -287,14 +325,55 @@ def _which_frame(n, frame):
     return frame or 0
 
 # %% ../nbs/01_images.ipynb #a0f1c003
+def _segments(data): # Marker and content of each part of a JPEG stream, up to its pixels
+    at = 2
+    while data[at:at+1] == b'\xff' and at + 4 <= len(data) and data[at + 1] != 0xda:
+        n = int.from_bytes(data[at+2:at+4], 'big')
+        yield data[at + 1], data[at+4:at+2+n]
+        at += 2 + n
+
+_FRAMES = {*range(0xc0, 0xd0), 0xf7} - {0xc4, 0xc8, 0xcc} # start of frame: of JPEG, and of JPEG-LS
+
+def _stream_head(data): # Precision, rows, columns and colours that a JPEG or JPEG 2000 stream states
+    if data[:2] == b'\xff\xd8':
+        body = next(body for marker, body in _segments(data) if marker in _FRAMES)
+        return struct.unpack('>BHHB', body[:6])
+    at = data.index(b'\xff\x4f\xff\x51')
+    x1, y1, x0, y0 = struct.unpack('>4I', data[at+8:at+24])
+    n, precision = struct.unpack('>HB', data[at+40:at+43])
+    return (precision & 127) + 1, y1 - y0, x1 - x0, n
+
+def _stream(ds, i): # The bytes of one frame
+    offsets = tuple(ds.get(f'ExtendedOffsetTable{k}') for k in ('', 'Lengths'))
+    offsets = offsets if all(offsets) else None
+    return get_frame(ds.PixelData, i, number_of_frames=ds.NumberOfFrames, extended_offsets=offsets)
+
+def _check_stream(ds, uid, i, notes): # Where a stream contradicts its header, some decoders end the program
+    data = _stream(ds, i)
+    bits, *shape = _stream_head(data)
+    grey = ds.PhotometricInterpretation.startswith(('MONOCHROME', 'PALETTE'))
+    header = ds.Rows, ds.Columns, ds.SamplesPerPixel
+    if max(shape) >= 2**16: raise ValueError('damaged')                        # DICOM has no such size
+    differ = [k for k, a, b in zip(('rows', 'columns', 'colours'), shape, header) if a not in (0, b)]
+    if grey != (ds.SamplesPerPixel == 1): differ.append('photometric interpretation')
+    jpeg = data[:2] == b'\xff\xd8'
+    if bits > ds.BitsAllocated or (jpeg and ds.BitsAllocated > 16): differ.append('bits')
+    if differ: raise _Unreadable(f'its header and its {uid.name} stream differ in their {", ".join(differ)}')
+    if not jpeg or bits <= ds.BitsStored: return
+    notes.append('BitsStored of no use, ignored')
+    ds.BitsStored = bits
+
+def _decoders(uid): # GDCM only where it is the only one: a damaged stream may make it end the program
+    names = list(get_decoder(uid).available_plugins)
+    return [n for n in names if n != 'gdcm'] or names or ['']
+
 def _jpeg_colours(data): # What a JPEG stream says of its three components: 'RGB', 'YBR', or None where it says nothing
-    jfif, adobe, at = False, None, 2
-    while data[at:at+1] == b'\xff' and at + 4 <= len(data):
-        marker, n = data[at + 1], int.from_bytes(data[at+2:at+4], 'big')
-        body, at = data[at+4:at+2+n], at + 2 + n
+    jfif, adobe = False, None
+    for marker, body in _segments(data):
         if marker == 0xe0 and body[:4] == b'JFIF': jfif = True
         if marker == 0xee and body[:5] == b'Adobe' and len(body) > 11: adobe = body[11]
-        if marker in (0xc0, 0xc1, 0xc2):                                       # start of frame: its component ids
+        if marker in _FRAMES:                                                  # its last bytes have component ids
+            if len(body) < 10: return 'grey'
             if jfif or adobe == 1: return 'YBR'
             return 'RGB' if adobe == 0 or bytes(body[6::3]) in (b'RGB', b'rgb') else None
 
@@ -310,11 +389,12 @@ _BASELINE = pydicom.uid.JPEGBaseline8Bit, pydicom.uid.JPEGExtended12Bit
 
 def _jpeg_rgb(ds, uid, i, notes): # A colour JPEG whose stream and header disagree, as the stream says; else None
     if uid not in (*_BASELINE, *_J2K) or ds.SamplesPerPixel != 3: return None
-    data = get_frame(ds.PixelData, i, number_of_frames=ds.NumberOfFrames)
+    data = _stream(ds, i)
     if uid in _J2K: return _stay_rgb(ds, data, notes)
     colours, header = _jpeg_colours(data), ds.PhotometricInterpretation[:3]
-    if colours in (None, header): return None
-    notes.append('JPEG colours are not those of the header')
+    adobe = any(marker == 0xee for marker, _ in _segments(data)) # pydicom takes what Pillow makes of these for YBR
+    if colours is None or (colours == header and not adobe): return None
+    if colours != header: notes.append('JPEG colours are not those of the header')
     with Image.open(BytesIO(data), formats=['JPEG']) as im: return np.asarray(im.convert('RGB'))
 
 # %% ../nbs/01_images.ipynb #a0f1c004
@@ -369,10 +449,12 @@ _LOSSY = (*_BASELINE, pydicom.uid.JPEG2000, pydicom.uid.JPEGLSNearLossless,
 
 def _twin(p, ds, notes): # A padding value as the pixels have it, if it was written with the other sign
     bits, allocated, signed = int(ds.BitsStored), int(ds.BitsAllocated), ds.PixelRepresentation == 1
-    lo = -2**(bits - 1) if signed else 0
+    def fits(q, n): return -2**(n - 1) <= q < 2**(n - 1) if signed else 0 <= q < 2**n
     twins = (p - 2**allocated, p - 2**bits) if signed else (p + 2**allocated,)
-    for q in twins:
-        if not lo <= p < lo + 2**bits and lo <= q < lo + 2**bits:
+    for n in (bits, allocated):
+        if fits(p, n): return p
+        for q in twins:
+            if not fits(q, n): continue
             notes.append('padding written with the other sign')
             return q
     return p
@@ -383,9 +465,10 @@ def _reaching_edge(near): # Parts of a mask that touch the edge of the image
     return np.isin(parts, edge[edge > 0])
 
 def _padding(ds, notes): # Lowest and highest value of what is no part of the picture; NaN if nothing is
-    p = _number(ds, 'FloatPixelPaddingValue' if 'FloatPixelData' in ds else 'PixelPaddingValue', notes)
+    kind = next((k for k in ('Float', 'DoubleFloat') if f'{k}PixelData' in ds), '')
+    p = _number(ds, f'{kind}PixelPaddingValue', notes)
     if p is None: return np.nan, np.nan
-    q = _number(ds, 'PixelPaddingRangeLimit', notes)
+    q = _number(ds, f'{kind}PixelPaddingRangeLimit', notes)
     ends = [p, p if q is None else q]
     if 'PixelData' in ds: ends = [_twin(e, ds, notes) for e in ends]
     return min(ends), max(ends)
@@ -481,6 +564,8 @@ def _channels(im): # Grey (h, w) or a picture in RGB, and alpha (h, w) or None
         im = im.convert('RGBA')
         return im.convert('RGB'), np.asarray(im.getchannel('A'))
     if im.mode in ('1', 'L'): return np.asarray(im.convert('L')), None
+    if im.mode == 'CMYK' and im.format == 'JPEG' and 'adobe' not in im.info:
+        raise _Unreadable('CMYK colours whose JPEG does not say whether they are inverted; save it in RGB')
     if im.mode == 'LAB': raise _Unreadable('colours in LAB, which cannot be read; save it in RGB')
     rgb = im.convert('RGB')
     # its palette has one colour
@@ -493,23 +578,50 @@ def _planes(path, frame, notes): # Grey or colours, and alpha, of a file that PI
             notes.append('first picture of several')
             frame = 0
         im.seek(_which_frame(getattr(im, 'n_frames', 1), frame))
-        white, deep, turned = _is_min_white(im), _is_deep(im), _orientation(im, path)
+        white, integers, key = _is_min_white(im), _integers(im), _key(im)
+        deep, turned = _is_deep(im), _orientation(im, path)
+        _not_honoured(im, notes)
         if turned is None: notes.append('EXIF orientation of no use, ignored')
         if (turned or 1) > 1: notes.append('turned by its EXIF orientation')
         if deep:
             a = _turn(_deep(im, path), turned or 1)
-            return a[..., :-1 if a.shape[2] in (2, 4) else None], (a[..., -1] if a.shape[2] in (2, 4) else None)
+            return (a[..., :-1], a[..., -1]) if a.shape[2] in (2, 4) else (a, _alpha_of(a, key))
         if (turned or 1) > 1: im = ImageOps.exif_transpose(im) # of a TIFF, some versions of PIL have done so
-        if not im.mode.startswith(('I', 'F')): return _channels(im)
+        if not (integers or im.mode.startswith(('I', 'F'))): return _channels(im)
         a = np.asarray(im)
-        return (a.max() - a if white else a), None
+        if integers: a = a.view(integers).astype(np.int64)
+        return (a.max() - a if white else a), _alpha_of(a, key)
+
+def _integers(im): # Type of a TIFF's integers where PIL takes them for another: signed 8 bits, unsigned 32
+    if not hasattr(im, 'tag_v2') or im.mode not in ('L', 'I'): return None
+    bits, kind = (int(np.atleast_1d(im.tag_v2.get(t, 1))[0]) for t in (258, 339))
+    return {(8, 2): 'i1', (32, 1): 'u4'}.get((bits, kind))
+
+def _key(im): # Value of a PNG's pixels that are transparent; of 2 and 4 bits PIL scales all but this one
+    key, raw = im.info.get('transparency'), str(im.tile[0][3]) if im.tile else ''
+    scale = {'L;2': 85, 'L;4': 17}.get(raw)
+    if scale and isinstance(key, int): im.info['transparency'] = key*scale
+    return key
+
+def _alpha_of(a, key): # 0 where a pixel has the transparent value, else 255; None if there is no such value
+    if key is None: return None
+    there = a != np.array(key)
+    return np.uint8(255)*(there.any(axis=2) if a.ndim == 3 else there)
+
+def _not_honoured(im, notes): # How a viewer would stretch a picture, or change its greys
+    gamma = im.info.get('gamma') or 1/2.2                                      # this one is what screens have
+    if abs(2.2*gamma - 1) > .05 and not im.info.keys() & {'srgb', 'icc_profile'}: notes.append('gamma not applied')
+    try: x, y = (float(v) for v in im.info['dpi']) # a ratio without a unit is often junk, such as the image's size
+    except (KeyError, TypeError, ValueError): return
+    if min(x, y) > 0 and max(x, y) > 1.01*min(x, y): notes.append('pixels are not square')
 
 def _is_min_white(im): # A TIFF whose white is 0, where PIL does not turn it round
     raw = im.tile[0][3][0] if im.tile else ''
     return hasattr(im, 'tag_v2') and im.tag_v2.get(262) == 0 and 'I' not in raw.partition(';')[2]
 
-_REASONS = {InvalidDicomError: 'not a DICOM file, whatever its name', UnidentifiedImageError: 'not an image of a known format',
-           Image.DecompressionBombError: 'too many pixels', MemoryError: 'too large for the memory', PermissionError: 'no permission to read it'}
+_REASONS = {InvalidDicomError: 'not a DICOM file, whatever its name',
+            UnidentifiedImageError: 'not an image of a known format', Image.DecompressionBombError: 'too many pixels',
+            MemoryError: 'too large for the memory', PermissionError: 'no permission to read it'}
 
 def _reasoned(f, path, *args): # f(path, *args), where every error is a short reason
     try: size = Path(path).stat().st_size if Path(path).is_file() else None
@@ -520,12 +632,14 @@ def _reasoned(f, path, *args): # f(path, *args), where every error is a short re
     except _Unreadable: raise
     except Exception as e:
         cut = isinstance(e, EOFError) or any(w in str(e).lower() for w in ('truncated', 'cut short'))
-        raise _Unreadable(next((r for k, r in _REASONS.items() if isinstance(e, k)), 'truncated' if cut else f'damaged ({type(e).__name__})')) from e
+        why = 'truncated' if cut else f'damaged ({type(e).__name__})'
+        raise _Unreadable(next((r for k, r in _REASONS.items() if isinstance(e, k)), why)) from e
 
 def _named(what, f, path, *args): # The same, and the error names the file
     try: return _reasoned(f, path, *args)
     except (ValueError, OSError) as e:
-        raise (ValueError if isinstance(e, ValueError) else FileNotFoundError)(f'cannot read the {what} {Path(path).name}: {e}') from e
+        kind = ValueError if isinstance(e, ValueError) else FileNotFoundError
+        raise kind(f'cannot read the {what} {Path(path).name}: {e}') from e
 
 # %% ../nbs/01_images.ipynb #f71da9a6
 def _opaque(grey, alpha, notes): # Grey values where what is transparent is black
@@ -539,13 +653,15 @@ def _opaque(grey, alpha, notes): # Grey values where what is transparent is blac
 
 def _spread(im): # By how much the channels of a picture differ at most
     r, g, b = im.split()
-    return max(ImageChops.difference(*two).getextrema()[1] for two in ((r, g), (g, b), (r, b)))
+    apart = [ImageChops.difference(*two) for two in ((r, g), (g, b), (r, b))]
+    return max((d.getextrema()[1] for d in apart if d.getbbox()), default=0)   # equal ones have no box
 
 def _to_grey(colours, notes): # (h, w), (h, w, channels) or a picture in RGB -> (h, w), PIL's luminance
     if isinstance(colours, Image.Image):
-        sample = colours.resize((64, 64), Image.Resampling.NEAREST)            # a photograph shows its colours at once
-        if _spread(sample) > _NOISE or _spread(colours) > _NOISE: notes.append('colour made grey')
-        return np.asarray(colours.convert('L'))
+        spread = _spread(colours.resize((64, 64), Image.Resampling.NEAREST))   # a photograph shows its colours at once
+        if spread <= _NOISE: spread = _spread(colours)
+        if spread > _NOISE: notes.append('colour made grey')
+        return np.asarray(colours.convert('L') if spread else colours.getchannel(0))
     if colours.ndim == 2: return colours
     if colours.shape[2] == 1: return colours[..., 0]
     if _is_coloured(colours): notes.append('colour made grey')
@@ -584,7 +700,7 @@ def resize_mask(
     w:int, # Width of its image, in pixels
     tolerance:float=.02 # By how much width/height may differ (ours)
 ) -> np.ndarray: # (h, w) bool
-    "A mask on the pixels of its image, by nearest neighbour; raises a `ValueError` if their aspect differs, or nothing is left"
+    "A mask on its image's pixels, by nearest neighbour; a `ValueError` if the aspect differs, or nothing is left"
     h0, w0 = mask.shape
     if (h0, w0) == (h, w): return mask
     if max(ratio := (w0*h)/(w*h0), 1/ratio) > 1 + tolerance:
@@ -594,19 +710,28 @@ def resize_mask(
     if mask.any() and not out.any(): raise _Unreadable(f'nothing is left of it at {w} x {h} pixels')
     return out
 
+_NO_BLACK = 'nothing in it is black; is the lesion a colour on another one? The background must be black'
+
+def _brightest(colours): # (h, w, channels) -> (h, w)
+    grey = colours.max(axis=2)
+    if grey.min() == grey.max() and (colours != colours[0, 0]).any(): raise _Unreadable(_NO_BLACK)
+    return grey
+
 def _mask_dicom(path): # Grey values, 0 where nothing is marked; of colours the brightest
     ds, a = _dicom(path, None, [])
-    if ds.PhotometricInterpretation == 'PALETTE COLOR' or a.ndim == 3: return _rgb(a, ds)[0].max(axis=2)
+    if ds.PhotometricInterpretation == 'PALETTE COLOR' or a.ndim == 3: return _brightest(_rgb(a, ds)[0])
     if not _polarity(ds, []): return a
     return a.max() - a if a.min() < a.max() else np.full(a.shape, a.max() == 0)
 
 def _mask_picture(path): # The same of a file that PIL can read; a transparent pixel is not marked
     colours, alpha = _planes(path, None, [])
     colours = np.asarray(colours)
-    grey = colours if colours.ndim == 2 else colours.max(axis=2)
-    return _opaque(grey, alpha, [])
+    if alpha is not None and not alpha.any() and (colours == colours[0, 0]).all(): return alpha
+    return _opaque(colours if colours.ndim == 2 else _brightest(colours), alpha, [])
 
 _BORDER = 'it marks the border of the image; is it black on white? The lesion must be bright'
+_OUTLINE = 'it marks an outline, or a frame, rather than what lies within; fill the lesion'
+_PICTURE = 'it looks like a picture rather than a mask; where is the lesion?'
 _GREYS = ('it has areas of several greys, which may be lesions or not; '
           'mark all lesions in one grey, or save one file for each')
 
@@ -621,21 +746,35 @@ def _marked(g, lossy=False): # Grey values -> bool
     if len(levels) > 16 and not inner.all():
         flat = maximum_filter(g, 5) - minimum_filter(g, 5) <= most/64
         if (flat & low & (g > most/8)).any(): raise _Unreadable(_GREYS)
+        between = (g > most/8) & (g < most*3/4)
+        peaks = between & (peak | (maximum_filter(g, 9) <= g + most/32))       # nothing much brighter beside them
+        if between.mean() > .05 and peaks.sum() > between.sum()/25: raise _Unreadable(_PICTURE)
         return half
     lossy |= len(levels) <= 16 and ((g > most*31/32) & (g < most)).any()       # its white is not one value either
     faint = levels < most/(8 if lossy else 32) # black, as a lossy codec has it, or a lesion?
     if (inner & faint).any() and not lossy: raise _Unreadable(_GREYS)
     return half | np.isin(g, levels[inner & ~faint])
 
+def _is_outline(m): # Whether it encloses far more than it marks
+    box = find_objects(m.astype(np.uint8))[0]
+    m = np.pad(m[box], 1)
+    if 4*m.sum() > m.size: return False
+    parts, _ = components(~m)                                                  # the first one lies outside
+    return (parts > 1).sum() > 3*m.sum()
+
 def _mask(path, shape=None):
     if is_dicom(path): g, lossy = _mask_dicom(path), False
     else:
         with Image.open(path) as im: lossy = im.format in ('JPEG', 'MPO')
         g = _mask_picture(path)
+    if g.dtype.kind == 'f': g = np.nan_to_num(g)
+    if g.min() < 0: raise _Unreadable('it has negative values; the lesion must be brighter than 0')
     if not g.any(): raise _Empty('empty; a region of interest needs at least one pixel')
     m = _marked(g, lossy)
+    if m.all() and g.min() < g.max(): raise _Unreadable(_NO_BLACK)
     edge = np.concatenate([m[0], m[-1], m[:, 0], m[:, -1]])
-    if not m.all() and m.mean() > .5 and edge.mean() > .75: raise _Unreadable(_BORDER)
+    if not m.all() and edge.mean() > .75: raise _Unreadable(_BORDER)
+    if _is_outline(m): raise _Unreadable(_OUTLINE)
     return m if shape is None else resize_mask(m, *shape)
 
 def read_mask(
@@ -664,7 +803,8 @@ def _attempt(f, path, *args): # Result and None, or None and the reason
     except (ValueError, OSError) as e: return None, str(e)
 
 def _listed(bad, most=50): # Lines of an error: image_id and reason
-    return '\n'.join(f'{k}: {why}' for k, why in bad[:most]) + (f'\nand {len(bad) - most} more' if len(bad) > most else '')
+    more = [f'and {len(bad) - most} more'] if len(bad) > most else []
+    return '\n'.join([f'{k}: {why}' for k, why in bad[:most]] + more)
 
 def _size(path): # (h, w) from the head of a file, as a viewer shows it
     if is_dicom(path):
@@ -679,7 +819,10 @@ def _size(path): # (h, w) from the head of a file, as a viewer shows it
 
 def _raise_missing(files, ids, what): # Before any work starts
     gone = [repr(k) for f, k in zip(files, ids) if not f.is_file()]
-    if gone: raise FileNotFoundError(f'{len(gone)} of {len(files)} {what} are missing, of image {", ".join(gone[:5])}{" ..." if len(gone) > 5 else ""}; paths are relative to root')
+    if not gone: return
+    which = ', '.join(gone[:5]) + (' ...' if len(gone) > 5 else '')
+    raise FileNotFoundError(f'{len(gone)} of {len(files)} {what} are missing, of image {which}; '
+                            'paths are relative to root')
 
 # %% ../nbs/01_images.ipynb #998c3d74
 def _outline(i, path, image): # Row, box and reason; neither for an empty mask
@@ -698,12 +841,12 @@ def _paths(cell, root): # The paths in a cell: one, several in a list or with ; 
     return [str(p).strip() for p in several if not pd.isna(p) and str(p).strip()]
 
 def mask_rois(
-    table:pd.DataFrame, # One row per outline: `image_id`, `label`, the path of a mask, and `image`, the path of what it was drawn on
+    table:pd.DataFrame, # `image_id`, `label`, the path of a mask, and `image`, the path of what it was drawn on
     root:str|PathLike, # Folder that the paths are relative to
     mask:str='mask', # Column with the paths of masks; several in one cell as a list, or with ';' or '|' between them
     n_jobs:int=-1 # Threads; -1 for as many as there are cores
 ) -> pd.DataFrame: # `image_id`, `label`, `x0`, `y0`, `x1`, `y1`, `mask`, in the order of the table
-    "Regions of interest from outlines, in pixels of the image (without a column `image`: of the mask); raises an error that names each image whose mask is of no use"
+    "Regions from masks, in pixels of `image` (without it: of the mask); an error names each image with a useless mask"
     need_columns(table, ['image_id', 'label', mask], 'the table of masks')
     root = Path(root)
     each = table.assign(mask=[_paths(c, root) for c in table[mask]]).explode('mask')
@@ -728,7 +871,8 @@ class Geometry:
     size:int
 
     def __post_init__(self):
-        if min(self.h, self.w, self.size) < 1: raise ValueError(f'height, width and size must be at least 1, not {self.h}, {self.w}, {self.size}')
+        if min(self.h, self.w, self.size) < 1:
+            raise ValueError(f'height, width and size must be at least 1, not {self.h}, {self.w}, {self.size}')
 
     @property
     def fitted(self) -> tuple:
@@ -749,7 +893,8 @@ def to_square(self:Geometry,
     resample=Image.Resampling.BILINEAR # How PIL resizes (with antialiasing); `NEAREST` for masks
 ) -> np.ndarray: # (size, size) `uint8`
     "The image as the model sees it"
-    if image.shape != (self.h, self.w): raise ValueError(f'expected an image of {self.h} x {self.w} pixels, not {image.shape}')
+    if image.shape != (self.h, self.w):
+        raise ValueError(f'expected an image of {self.h} x {self.w} pixels, not {image.shape}')
     (nh, nw), (top, left) = self.fitted, self.offset
     out = np.zeros((self.size, self.size), np.uint8)
     out[top:top+nh, left:left+nw] = np.asarray(Image.fromarray(image).resize((nw, nh), resample))
@@ -798,11 +943,13 @@ def map_to_original(self:Geometry,
     interpolation:str='bilinear' # 'bilinear', or 'nearest' for visible patches
 ) -> np.ndarray: # (h, w) `float32`, in original pixels; the padding is gone
     "A map on the patch grid, laid over the original image"
-    if interpolation not in ('bilinear', 'nearest'): raise ValueError(f"interpolation must be 'bilinear' or 'nearest', not {interpolation!r}")
+    if interpolation not in ('bilinear', 'nearest'):
+        raise ValueError(f"interpolation must be 'bilinear' or 'nearest', not {interpolation!r}")
     m = np.asarray(m, np.float32)
     if m.ndim < 2 or m.shape[-1] != m.shape[-2]: raise ValueError(f'expected a square map (g, g), not {m.shape}')
     (nh, nw), (top, left), g = self.fitted, self.offset, m.shape[-1]
-    return _axis(self.h, nh, top, self.size, g, interpolation) @ m @ _axis(self.w, nw, left, self.size, g, interpolation).T
+    rows = _axis(self.h, nh, top, self.size, g, interpolation)
+    return rows @ m @ _axis(self.w, nw, left, self.size, g, interpolation).T
 
 # %% ../nbs/01_images.ipynb #2fe4f112
 class Pixels:
@@ -845,8 +992,11 @@ class Pixels:
         return d.hexdigest()[:16]
 
 # %% ../nbs/01_images.ipynb #9186292b
-_READING = 3 # part of the cache's name; raise it when the same files give other pixels
+_READING = 4 # part of the cache's name; raise it when the same files give other pixels
 _NOTES = [('h', 'i8'), ('w', 'i8'), ('stat', 'i8', 4), ('digest', 'u8'), ('lo', 'u1'), ('hi', 'u1'), ('repairs', 'u8')]
+
+def _encodings(): # Those of DICOM that can be read here; with a new decoder a cache is made anew
+    return sorted(uid for uid in pydicom.uid.AllTransferSyntaxes if _is_known(uid))
 
 def _digest(*parts): return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -930,7 +1080,7 @@ def cache_pixels(
     files, ids, n = [cohort.root/p for p in cohort.items.image], cohort.items.image_id.tolist(), len(cohort)
     if not skip_unreadable: _raise_missing(files, ids, 'images')
     stats = np.array([_stat(f) for f in files])                                # (N, 4)
-    names = _digest(_READING, PERCENTILES, size, ids, cohort.items.image.tolist())
+    names = _digest(_READING, _encodings(), PERCENTILES, size, ids, cohort.items.image.tolist())
     done, part = (Path(folder)/f'pixels-{size}-{k}' for k in (_digest(names, stats.tolist()), names + '.part'))
     bad = None
     if not done.is_dir():
@@ -987,11 +1137,16 @@ def check_regions(
     n_jobs:int=-1 # Threads; -1 for as many as there are cores
 ) -> list: # `image_id` of each mask that will be resized to its image
     "Raise a `ValueError` if a box leaves its image, or a mask cannot be read or brought to the size of its image"
-    r = cohort.rois.drop(columns=['h', 'w'], errors='ignore').merge(pixels.index[['h', 'w']], left_on='image_id', right_index=True)
+    rois = cohort.rois.drop(columns=['h', 'w'], errors='ignore')
+    r = rois.merge(pixels.index[['h', 'w']], left_on='image_id', right_index=True)
     out = r[(r.x1 > r.w) | (r.y1 > r.h)]
-    if len(out): raise ValueError(f'box {out[BOX].iloc[0].tolist()} of image {out.image_id.iloc[0]!r} leaves the image, which is {out.w.iloc[0]} pixels wide and {out.h.iloc[0]} high')
-    r = r[r['mask'].notna()] if 'mask' in r else r[:0]
-    todo = [(i, cohort.root/m, (h, w), b) for i, (m, h, w, b) in enumerate(zip(r['mask'], r.h, r.w, r[BOX].to_numpy()))] if len(r) else []
+    if len(out):
+        first = out.iloc[0]
+        raise ValueError(f'box {first[BOX].tolist()} of image {first.image_id!r} leaves the image, '
+                         f'which is {first.w} pixels wide and {first.h} high')
+    r = r[r['mask'].notna()] if 'mask' in r else r[:0].assign(mask=None)
+    masks = enumerate(zip(r['mask'], r.h, r.w, r[BOX].to_numpy()))
+    todo = [(i, cohort.root/m, (h, w), b) for i, (m, h, w, b) in masks]
     done = sorted(_in_threads(_misfit, todo, 'Checking masks', n_jobs), key=lambda d: d[0])
     ids = r.image_id.tolist()
     bad = [(ids[i], why) for i, _, why in done if why]
@@ -1029,4 +1184,5 @@ def show(self:Cohort,
     for ax, r in zip(axs.flat, sample.itertuples()):
         y = self.items.loc[r.Index, self.labels]
         boxes = self.rois.loc[self.rois.image_id == r.image_id, BOX]
-        show_image(read_image(self.root/r.image), boxes, ax=ax, title=', '.join(y.index[y == 1]) or ('blank' if y.isna().all() else 'negative'))
+        title = ', '.join(y.index[y == 1]) or ('blank' if y.isna().all() else 'negative')
+        show_image(read_image(self.root/r.image), boxes, ax=ax, title=title)

@@ -7,9 +7,10 @@ import numpy as np, pandas as pd, pydicom, pytest, torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings, strategies as st
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import (DeflatedExplicitVRLittleEndian, DigitalXRayImageStorageForPresentation, ExplicitVRBigEndian, ExplicitVRLittleEndian,
@@ -588,6 +589,67 @@ def test_a_large_lesion_at_the_border_is_no_ground(tmp_path, box):
     m = np.zeros((40, 48), np.uint8); m[box[0]:box[2], box[1]:box[3]] = 255
     np.testing.assert_array_equal(read_mask(save_png(tmp_path, m)), m > 0)
 
+def on(lesion, background): return np.where(A[..., None], np.uint8(lesion), np.uint8(background))
+
+@pytest.mark.parametrize('lesion,background', [((253, 231, 36), (68, 1, 84)), ((128, 0, 0), (0, 0, 128)),
+    ((255, 0, 0), (255, 255, 255)), ((235,)*3, (16,)*3)])
+@pytest.mark.parametrize('kind', ['png', 'dcm'])
+def test_a_lesion_on_another_colour_than_black_is_refused(tmp_path, lesion, background, kind):
+    "Colour maps, red on white, grey values of video"
+    f = tmp_path/f'm.{kind}'
+    if kind == 'png': Image.fromarray(on(lesion, background)).save(f)
+    else: save_dicom(f, on(lesion, background), 'RGB', bits=8, allocated=8)
+    with pytest.raises(ValueError, match='nothing in it is black; is the lesion a colour on another one'): read_mask(f)
+
+def ring(inner, outer):
+    r = np.hypot(*np.mgrid[-19:21, -23:25])
+    return (inner < r) & (r < outer)
+
+def frame_at(k, n=2): # A frame k pixels inside the border, n wide
+    m = np.zeros((40, 48), bool)
+    m[k:40-k, k:48-k] = True
+    m[k+n:40-k-n, k+n:48-k-n] = False
+    return m
+
+@pytest.mark.parametrize('m', [frame_at(0) | A, frame_at(0, 5) | A, frame_at(4, 1) | A, frame_at(10, 1),
+    ring(13, 14.5)])
+def test_outlines_and_frames_are_refused(tmp_path, m):
+    with pytest.raises(ValueError, match='an outline, or a frame|the border of the image'):
+        read_mask(save_png(tmp_path, m*255))
+
+@pytest.mark.parametrize('m', [ring(10, 15),
+    frame_at(10, 1)[:, :30], np.eye(40, 48) > 0, A | B,
+    (abs(np.mgrid[:40, :48][0] - 20) < 8) | (np.arange(48) % 40 < 9)])
+def test_rings_lines_and_open_shapes_are_lesions(tmp_path, m):
+    np.testing.assert_array_equal(read_mask(save_png(tmp_path, m*255)), m)
+
+@pytest.mark.parametrize('smooth', [0, .5, 2, 5])
+@pytest.mark.parametrize('outline', [False, True])
+def test_a_picture_in_the_place_of_a_mask_is_refused(tmp_path, smooth, outline):
+    a = gaussian_filter(np.random.default_rng(0).normal(size=(240, 320)), smooth)
+    a = np.rint(200*(a - a.min())/np.ptp(a))
+    if outline: a[frame_at(4).repeat(6, 0).repeat(6, 1)[:, :320].nonzero()] = 255
+    with pytest.raises(ValueError, match='looks like a picture|areas of several greys'):
+        read_mask(save_png(tmp_path, a))
+
+@pytest.mark.parametrize('width', [2, 8, 40])
+@pytest.mark.parametrize('soft', [1, 3, 8])
+def test_soft_masks_are_no_pictures(tmp_path, width, soft):
+    band = abs(np.mgrid[:200, :260][0] - 90 - 20*np.sin(np.arange(260)/20)) < width
+    a = gaussian_filter(band*255., soft).round()
+    np.testing.assert_array_equal(read_mask(save_png(tmp_path, a)), a > a.max()/2)
+
+def test_numbers_that_are_no_grey(tmp_path):
+    Image.fromarray(np.where(A, 1., np.nan).astype(np.float32)).save(tmp_path/'m.tif')
+    np.testing.assert_array_equal(read_mask(tmp_path/'m.tif'), A)
+    for lesion, background in ((0, -1), (-1, 0), (1, -1)):
+        Image.fromarray(np.where(A, lesion, background).astype(np.int32)).save(tmp_path/'m.tif')
+        with pytest.raises(ValueError, match='it has negative values'): read_mask(tmp_path/'m.tif')
+
+def test_a_mask_of_which_nothing_can_be_seen_is_empty(tmp_path):
+    Image.fromarray(np.full((8, 9, 4), [255, 255, 255, 0], np.uint8)).save(tmp_path/'m.png')
+    with pytest.raises(ValueError, match='empty'): read_mask(tmp_path/'m.png')
+
 def test_a_dicom_mask_of_one_value(tmp_path):
     for photometric, value, full in (('MONOCHROME2', 1, True), ('MONOCHROME2', 0, False), ('MONOCHROME1', 0, True),
         ('MONOCHROME1', 255, False)):
@@ -1017,7 +1079,8 @@ def test_every_file_of_pydicom_is_what_its_own_pipeline_makes_of_it(recwarn):
             assert theirs is None, (f.name, e)
             continue
         seen += 1
-        if theirs is None: assert notes == ['NumberOfFrames of no use, ignored'], f.name
+        if theirs is None: # its pixels are those of several frames
+            assert notes == ['NumberOfFrames of no use, ignored', 'more pixels than its header says, ignored'], f.name
         elif set(notes) & ALLOWED: repaired.append(f.name)
         else: np.testing.assert_allclose(ours, theirs, atol=.51, err_msg=f.name)
     # thumbnails of a head, nearly all bone, in a window for the brain
@@ -1182,6 +1245,79 @@ def test_a_stream_that_says_nothing_is_what_the_header_says(tmp_path, header, st
     x, notes = read_noted(jpeg_dicom(tmp_path/'a.dcm', stream, photometric=header, shape=red.shape))
     assert np.abs(x - red_grey)[:, [2, 20]].max() < 3 and notes == ['colour made grey']
 
+# A stream that contradicts its header. Some decoders end the whole program at it, so it is refused before; where two
+# decoders can read an encoding, the one that does so comes last.
+
+def j2k(a): # A bare stream of JPEG 2000
+    f = io.BytesIO(); Image.fromarray(a).save(f, 'jpeg2000', no_jp2=True)
+    return f.getvalue()
+
+@pytest.mark.parametrize('stream,syntax', [(jpeg, JPEGBaseline8Bit), (j2k, JPEG2000Lossless)])
+@pytest.mark.parametrize('header,what', [(dict(Rows=36), 'rows'), (dict(Rows=48, Columns=32), 'rows, columns'),
+    (dict(SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation='YBR_ICT'), 'colours'),
+    (dict(PhotometricInterpretation='YBR_FULL'), 'photometric interpretation')])
+def test_a_stream_that_contradicts_its_header(tmp_path, stream, syntax, header, what):
+    f = jpeg_dicom(tmp_path/'a.dcm', stream(shown), syntax=syntax, shape=shown.shape)
+    np.testing.assert_allclose(read_image(f), percentiles(shown), atol=2)
+    if syntax == JPEGBaseline8Bit and what == 'colours': return                # the picture is grey, and noted
+    f = jpeg_dicom(tmp_path/'a.dcm', stream(shown), syntax=syntax, shape=shown.shape, **header)
+    with pytest.raises(ValueError, match=f'a.dcm: its header and its JPEG .* stream differ in their {what}$'):
+        read_image(f)
+
+@pytest.mark.parametrize('stream,photometric,shape', [(jpeg(red), 'MONOCHROME2', red.shape[:2]),
+    (j2k(np.kron(red, np.ones((4, 4, 1), np.uint8))), 'MONOCHROME2', (64, 96))])
+def test_a_colour_stream_under_a_grey_header(tmp_path, stream, photometric, shape):
+    syntax = JPEGBaseline8Bit if stream[:2] == b'\xff\xd8' else JPEG2000Lossless
+    with pytest.raises(ValueError, match='differ in their colours'):
+        read_image(jpeg_dicom(tmp_path/'a.dcm', stream, photometric=photometric, syntax=syntax, shape=shape))
+
+def test_bits_of_a_stream_count(tmp_path):
+    x, notes = read_noted(jpeg_dicom(tmp_path/'a.dcm', jpeg(shown), shape=shown.shape, BitsStored=4))
+    np.testing.assert_allclose(x, percentiles(shown), atol=2)
+    assert notes == ['BitsStored of no use, ignored']
+    ds = pydicom.dcmread(tmp_path/'a.dcm')
+    ds.BitsAllocated = 32
+    ds.save_as(tmp_path/'a.dcm')
+    with pytest.raises(ValueError, match='differ in their bits'): read_image(tmp_path/'a.dcm')
+
+def test_no_stream_at_all(tmp_path):
+    f = jpeg_dicom(tmp_path/'a.dcm', bytes(range(200)), shape=shown.shape)
+    with pytest.raises(ValueError, match='damaged pixels'): read_image(f)
+
+def test_frames_with_an_extended_offset_table(tmp_path):
+    ds = pydicom.dcmread(jpeg_dicom(tmp_path/'a.dcm', jpeg(shown), shape=shown.shape, NumberOfFrames=2))
+    ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(
+        [jpeg(shown), jpeg(255 - shown)])
+    ds.save_as(tmp_path/'a.dcm')
+    np.testing.assert_allclose(read_image(tmp_path/'a.dcm', frame=1), percentiles(255 - shown), atol=3)
+
+def test_gdcm_is_asked_where_it_is_alone():
+    uids = JPEG2000Lossless, JPEGBaseline8Bit, pydicom.uid.JPEGLSLossless, ExplicitVRLittleEndian, RLELossless
+    found = [images._decoders(u) for u in uids]
+    assert all('gdcm' not in d or d == ['gdcm'] for d in found) and all(found)
+
+def test_a_decoder_that_panics(tmp_path, monkeypatch): # one written in Rust raises no Exception
+    class PanicException(BaseException): "As its binding names it"
+    def panic(*a, **k): raise PanicException('index out of bounds')
+    monkeypatch.setattr(images, 'pixel_array', panic)
+    with pytest.raises(ValueError, match='damaged pixels'): read_image(save_dicom(tmp_path/'a.dcm', detector))
+    def stop(*a, **k): raise KeyboardInterrupt
+    monkeypatch.setattr(images, 'pixel_array', stop)
+    with pytest.raises(KeyboardInterrupt): read_image(tmp_path/'a.dcm')
+
+@pytest.mark.parametrize('shape,extra,counted', [((20, 28), 0, False), ((20, 28), 2, True), ((20, 28), 500, True),
+    ((5, 7), 0, False), ((5, 7), 1, True)])
+def test_more_pixels_than_the_header_says(tmp_path, shape, extra, counted):
+    a = np.arange(np.prod(shape)).reshape(shape) % 251
+    bits = 8 if a.size % 2 else 16
+    f = save_dicom(tmp_path/'a.dcm', a, bits=bits, allocated=bits)
+    ds = pydicom.dcmread(f)
+    ds.PixelData += b'\1'*extra + b'\0'*(extra % 2)
+    ds.save_as(f)
+    x, notes = read_noted(f)
+    np.testing.assert_allclose(x, percentiles(a.astype(float)), atol=.51)
+    assert notes == ['more pixels than its header says, ignored']*counted
+
 def test_jpeg_2000_is_transformed_once(tmp_path):
     ds = pydicom.dcmread(save_dicom(tmp_path/'a.dcm', np.kron(red, np.ones((4, 4, 1), np.uint8)), 'RGB', bits=8,
         allocated=8))
@@ -1268,6 +1404,47 @@ def test_a_damaged_exif_costs_itself(tmp_path):
     (tmp_path/'a.jpg').write_bytes(data[:2] + b'\xff\xe1\x00\x14Exif\0\0MM\0*\xff\xff\xff\xff\x01\x12\0\0' + data[2:])
     np.testing.assert_array_equal(read_image(tmp_path/'a.jpg'), np.asarray(Image.open(io.BytesIO(data))))
 
+# Bits that are no part of the stored values. The family: padding that only the allocated bits can hold, an overlay,
+# a sign that was not extended, a BitsStored that is too small. Padding is black, a sign is a sign, the rest is counted.
+
+@pytest.mark.parametrize('signed,vr,value,written', [
+    (0, 'US', 65535, 65535), (0, 'SS', 65535, -1), (0, 'US', 4096, 4096),
+    (1, 'SS', -32768, -32768), (1, 'US', -32768, 32768), (1, 'SS', 9999, 9999)])
+@pytest.mark.parametrize('photometric', ['MONOCHROME1', 'MONOCHROME2'])
+def test_padding_beyond_the_bits_stored(tmp_path, signed, vr, value, written, photometric):
+    plain = detector.astype(np.int64) - 2000*signed
+    a = plain.copy()
+    a[:, :7] = value
+    tags = dict(PixelRepresentation=signed, PixelData=(a % 2**16).astype('<u2').tobytes())
+    ds = pydicom.dcmread(save_dicom(tmp_path/'a.dcm', plain, photometric, **tags))
+    ds.add_new('PixelPaddingValue', vr, written)
+    ds.save_as(tmp_path/'a.dcm')
+    x, notes = read_noted(tmp_path/'a.dcm')
+    alone = read_dicom(save_dicom(tmp_path/'b.dcm', plain[:, 7:], photometric, PixelRepresentation=signed))
+    np.testing.assert_array_equal(x, np.pad(alone, ((0, 0), (7, 0))))
+    assert notes == ['padding written with the other sign']*(written != value)
+
+@pytest.mark.parametrize('bits,signed,raw,shown_as,counted', [
+    (10, 0, detector, detector % 1024, True), (12, 0, detector | np.uint16(0x8000), detector, True),
+    (12, 1, detector, (detector.astype(int) + 2048) % 4096 - 2048, False),
+    (12, 1, detector.astype(int) - 2000, detector.astype(int) - 2000, False),
+    (12, 1, detector | np.uint16(0x4000), (detector.astype(int) + 2048) % 4096 - 2048, True)])
+def test_bits_above_those_stored_are_counted(tmp_path, bits, signed, raw, shown_as, counted):
+    tags = dict(PixelRepresentation=signed, PixelData=(raw.astype(int) % 2**16).astype('<u2').tobytes())
+    x, notes = read_noted(save_dicom(tmp_path/'a.dcm', detector, bits=bits, **tags))
+    np.testing.assert_allclose(x, percentiles(shown_as.astype(float)), atol=.51)
+    assert notes == ['bits above BitsStored ignored']*counted
+
+@pytest.mark.parametrize('allocated,kind', [(32, 'Float'), (64, 'DoubleFloat')])
+@pytest.mark.parametrize('limit', [None, -1.])
+def test_padding_of_either_precision(tmp_path, allocated, kind, limit):
+    a = detector/4095
+    a[:, :7] = -9e5 if limit is None else np.linspace(-9e5, -1, 140).reshape(20, 7)
+    tags = {f'{kind}PixelPaddingValue': -9e5} | ({f'{kind}PixelPaddingRangeLimit': limit} if limit else {})
+    x, notes = read_noted(save_dicom(tmp_path/'a.dcm', a, bits=allocated, allocated=allocated, **tags))
+    np.testing.assert_allclose(x[:, 7:], percentiles(detector[:, 7:].astype(float)), atol=.51)
+    assert not x[:, :7].any() and notes == []
+
 # Depth, white and transparency
 
 def tiff(path, a, photometric, bits, fmt=1): # A plain TIFF
@@ -1289,6 +1466,13 @@ def test_white_is_zero(tmp_path, bits, dtype, fmt, top):
     for f in (black, white): np.testing.assert_allclose(read_image(f), expected, atol=1.01)
     m = np.zeros((20, 32), dtype); m[2:9, 4:20] = top
     np.testing.assert_array_equal(read_mask(tiff(tmp_path/'m.tif', (top - m).astype(dtype), 0, bits, fmt)), m > 0)
+
+@pytest.mark.parametrize('bits,dtype,fmt,least,most', [(8, 'i1', 2, -128, 127), (32, 'u4', 1, 0, 2**32 - 1),
+    (16, 'i2', 2, -2**15, 2**15 - 1), (32, 'i4', 2, -2**31, 2**31 - 1), (16, 'u2', 1, 0, 65535)])
+def test_integers_of_a_tiff_keep_their_sign(tmp_path, bits, dtype, fmt, least, most):
+    g = np.linspace(least, most, 1200).round().astype(dtype).reshape(30, 40)
+    x = read_image(tiff(tmp_path/'a.tif', g, 1, bits, fmt))
+    np.testing.assert_allclose(x, percentiles(g.astype(float)), atol=1)
 
 @pytest.mark.parametrize('compression', ['raw', 'tiff_lzw', 'packbits', 'tiff_deflate', 'group3', 'group4'])
 @pytest.mark.parametrize('mode', ['1', 'L', 'I;16'])
@@ -1363,6 +1547,61 @@ def test_a_transparent_colour(tmp_path): # one value stands for nothing: grey, p
         np.testing.assert_array_equal(x, expected)
         assert notes == ['transparent parts made black']
 
+def png_bits(path, a, bits, colour, *chunks): # A PNG of any depth with further chunks; a: rows of samples
+    if bits == 16: rows = [r.astype('>u2').tobytes() for r in a]
+    else: rows = [np.packbits(np.unpackbits(r.astype(np.uint8)[:, None], axis=1)[:, -bits:]).tobytes() for r in a]
+    head = struct.pack('>IIBBBBB', a.shape[1]//(3 if colour == 2 else 1), len(a), bits, colour, 0, 0, 0)
+    parts = [(b'IHDR', head), *chunks, (b'IDAT', zlib.compress(b''.join(b'\0' + r for r in rows))), (b'IEND', b'')]
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(chunk(k, v) for k, v in parts))
+    return path
+
+@pytest.mark.parametrize('bits,colour', [(2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)])
+def test_a_transparent_value_of_any_depth(tmp_path, bits, colour): # a white background that is not there
+    a = np.arange(320).reshape(10, 32)*(2**bits - 2)//319
+    a[:, 20:] = 2**bits - 1
+    n = 3 if colour else 1
+    key = struct.pack(f'>{n}H', *[2**bits - 1]*n)
+    f = png_bits(tmp_path/'a.png', np.repeat(a, n, axis=1), bits, colour, (b'tRNS', key))
+    x, notes = read_noted(f)
+    expected = np.where(np.arange(32) < 20, a, 0)
+    top = np.percentile(expected, 99.5, method='inverted_cdf') if bits == 16 else 2**bits - 1
+    np.testing.assert_allclose(x, (expected/top).clip(0, 1)*255, atol=1)
+    assert notes == ['transparent parts made black']
+
+@pytest.mark.parametrize('chunks,note', [([(b'gAMA', struct.pack('>I', 100000))], ['gamma not applied']),
+    ([(b'gAMA', struct.pack('>I', 45455))], []), ([(b'gAMA', struct.pack('>I', 0))], []),
+    ([(b'sRGB', b'\0'), (b'gAMA', struct.pack('>I', 100000))], []),
+    ([(b'pHYs', struct.pack('>IIB', 32, 48, 0))], []),                         # MATLAB writes the size of the image
+    ([(b'pHYs', struct.pack('>IIB', 3000, 5000, 1))], ['pixels are not square']),
+    ([(b'pHYs', struct.pack('>IIB', 3000, 3000, 1))], []), ([(b'pHYs', struct.pack('>IIB', 0, 5, 1))], [])])
+def test_a_stretch_that_is_not_honoured_is_counted(tmp_path, chunks, note):
+    x, notes = read_noted(png_bits(tmp_path/'a.png', shown, 8, 0, *chunks))
+    np.testing.assert_array_equal(x, shown)
+    assert notes == note
+
+@pytest.mark.parametrize('suffix', ['jpg', 'tif', 'bmp'])
+def test_pixels_that_are_not_square(tmp_path, suffix):
+    for dpi in ((100, 100), (100, 200)):
+        Image.fromarray(shown).save(tmp_path/f'a.{suffix}', dpi=dpi)
+        assert read_noted(tmp_path/f'a.{suffix}')[1] == ['pixels are not square']*(dpi[0] != dpi[1])
+
+def test_print_colours_that_may_be_inverted_are_refused(tmp_path):
+    Image.fromarray(red).convert('CMYK').save(tmp_path/'a.jpg')
+    data = (tmp_path/'a.jpg').read_bytes()
+    at = data.find(b'\xff\xee')                                              # what Adobe's programs write, and PIL
+    (tmp_path/'a.jpg').write_bytes(data[:at] + data[at + 2 + int.from_bytes(data[at+2:at+4], 'big'):])
+    with pytest.raises(ValueError, match='a.jpg: CMYK colours whose JPEG does not say whether they are inverted'):
+        read_image(tmp_path/'a.jpg')
+
+@pytest.mark.parametrize('noise', [0, 5, 60])
+def test_grey_saved_in_colour_is_pils_luminance(tmp_path, noise):
+    a = np.repeat(shown[..., None], 3, 2)
+    a[..., 1] = (a[..., 1].astype(int) + noise*(np.arange(a.shape[1]) % 2)).clip(0, 255)
+    Image.fromarray(a).save(tmp_path/'a.png')
+    x, notes = read_noted(tmp_path/'a.png')
+    np.testing.assert_array_equal(x, np.asarray(Image.fromarray(a).convert('L')))
+    assert notes == ['colour made grey']*(noise > 8)
+
 def test_a_palette_of_one_colour(tmp_path):
     p = Image.fromarray((shown > 100).astype(np.uint8))
     p = p.convert('P')
@@ -1436,6 +1675,7 @@ def test_a_missing_decoder_is_named_with_its_extra(tmp_path, monkeypatch, syntax
 
 def test_12_bits_that_the_free_decoders_refuse_are_not_damage(tmp_path, monkeypatch):
     class Free:
+        available_plugins = 'gdcm', 'pillow'
         is_available, missing_dependencies = True, ['pylibjpeg - requires pylibjpeg>=2.0 and pylibjpeg-libjpeg>=2.1']
     def refuse(*a, **k):
         raise RuntimeError("pillow: Pillow does not support 'JPEG Extended' for samples with 12-bit precision")
@@ -1918,6 +2158,13 @@ sys.stdin.readline()
 p = images.cache_pixels(c, 32, root + '/cache', n_jobs=1)
 print(p.digest(), len(p), len(reads))
 """
+
+def test_a_new_decoder_makes_the_cache_anew(cohort, tmp_path, reads, monkeypatch): # what it could not read, it may now
+    first = cache_pixels(cohort, 16, tmp_path/'cache')
+    known = images._encodings()
+    monkeypatch.setattr(images, '_encodings', lambda: [*known, '1.2.3'])
+    reads.clear()
+    assert cache_pixels(cohort, 16, tmp_path/'cache').folder != first.folder and len(reads) == len(cohort)
 
 def test_two_processes_fill_one_cache_together(tmp_path):
     n = 60
