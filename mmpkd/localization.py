@@ -29,7 +29,8 @@ from .images import Geometry, read_mask, show_image
 
 # %% ../nbs/30_localization.ipynb #36965cf2
 _CHOICES = dict(method=('attention', 'rollout', 'gradient', 'gradcam'), artefacts=('keep', 'mask', 'clip'), interpolation=('bilinear', 'nearest'),
-                rule=('max', 'raw-max', 'mean', 'otsu', 'mass', 'tuned'), connectivity=(4, 8), truth=('mask', 'box'), classes=('any', 'each'))
+                rule=('max', 'raw-max', 'mean', 'otsu', 'mass', 'tuned'), connectivity=(4, 8),
+                truth=('mask', 'box'), classes=('any', 'each'))
 
 def _whole(x): return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
 
@@ -522,8 +523,9 @@ COLUMNS = ['image_id', 'pixel_auroc', 'shuffled_auroc', 'auprc', 'iou', 'fpr', '
 def _given(boxes, image_id, geometry):
     "The boxes that are predicted for an image, checked"
     b = np.asarray(boxes.get(image_id, []), float).reshape(-1, 4)
-    if (b < 0).any() or (b[:, 2:] > [geometry.w, geometry.h]).any() or (b[:, :2] >= b[:, 2:]).any():
-        raise ValueError(f'a box predicted for image {image_id!r} is empty or leaves the image, which is {geometry.w} pixels wide and {geometry.h} high')
+    w, h = geometry.w, geometry.h
+    if (b < 0).any() or (b > [w, h, w, h]).any():
+        raise ValueError(f'a box predicted for image {image_id!r} leaves the image, which is {w} pixels wide and {h} high')
     return b
 
 def _scores(image_id, m, geometry, truths, regions, pools, given):
@@ -575,7 +577,8 @@ def score_conventions(
     if whole: boxes = {i: [0, 0, geo.w, geo.h] for i, _, geo in todo}
     heat = np.array([m for _, m, _ in todo] if todo and boxes is None else [0, 1])
     pools = {(c.interpolation, t): PooledAUROC(heat.min(), heat.max()) for c, t in truths.items()}
-    work = Parallel(n_jobs, prefer='threads', return_as='generator')(delayed(_scores)(*t, truths, regions, pools, boxes) for t in todo)
+    jobs = (delayed(_scores)(*t, truths, regions, pools, boxes) for t in todo)
+    work = Parallel(n_jobs, prefer='threads', return_as='generator')(jobs)
     rows = list(track(work, 'Scoring maps', len(todo), disable=not (progress and sys.stderr.isatty())))
     return {c: _table(c, rows, pools[c.interpolation, t], t[1]) for c, t in truths.items()}
 
@@ -606,7 +609,7 @@ def tune_tau(
     grid:tuple=TAUS, # What to try
     label:str=None # The label that the maps speak for; goes with classes='each'
 ) -> float: # The lowest one that has the best mean IoU
-    "The height of the cut between a map's minimum (0) and maximum (1) inside the image that serves best on validation images"
+    "The height of the cut, from a map's minimum (0) to its maximum (1) inside the image, that is best on validation images"
     maps, image_ids, tries = np.asarray(maps), list(image_ids), [replace(convention, rule='max', tau=t) for t in grid]
     _check_maps(maps, image_ids, geometries)
     _check_conventions(tries, label)
@@ -623,7 +626,8 @@ def tune_tau(
 # %% ../nbs/30_localization.ipynb #5d56a5a8
 CONVENTIONS = tuple(Convention(**c) for c in (
     {}, dict(layer=-2), dict(heads='max'), dict(artefacts='mask'), dict(artefacts='clip'), dict(method='rollout'), dict(method='gradient'), dict(method='gradcam'),
-    dict(interpolation='nearest'), dict(tau=.25), dict(tau=.75), dict(rule='raw-max'), dict(rule='mean'), dict(rule='otsu'), dict(rule='mass'), dict(rule='tuned'),
+    dict(interpolation='nearest'), dict(tau=.25), dict(tau=.75), dict(rule='raw-max'),
+    dict(rule='mean'), dict(rule='otsu'), dict(rule='mass'), dict(rule='tuned'),
     dict(connectivity=8), dict(min_area=.01), dict(truth='box'),
     dict(rule='mass', tau=.6), # as Caron et al. (2021) show the heads of DINO
     dict(artefacts='mask', rule='otsu'), dict(artefacts='mask', rule='tuned'), dict(method='rollout', rule='mean'), dict(method='gradient', rule='otsu'),

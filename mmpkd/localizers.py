@@ -88,7 +88,7 @@ class Localizer:
     look:object # `look(split, label, **maps_args)` gives the `AttentionMaps` of a split
     trivial:str = None # A key of `TRIVIAL` or `CEILING`, if it is one of these
     look_once:object = None # `look_once(split, label, hows)` gives the maps for each of several `maps_args`, if that is faster than one after another
-    boxes:object = None # `boxes(cohort, label)` gives {image_id: (k, 4) boxes}, if these are the prediction, and not its maps
+    boxes:object = None # `boxes(cohort, label)` gives {image_id: (k, 4)}, if boxes are predicted, and no maps
 
     def looks(self, split, label, hows): # A list of `AttentionMaps`
         "Maps of a split for each of several `maps_args`"
@@ -117,7 +117,8 @@ def _scored(localizer, valid, test, groups, label):
             actual |= {c: c.tuned(tune_tau(*parts(m), valid, c, label=label)) for c in untuned}
     for group, m in zip(groups, localizer.looks('test', label, [group[0].maps_args() for group in groups])):
         boxes = localizer.boxes(test, label) if localizer.boxes else None
-        scored = score_conventions(*parts(m), test, [actual[c] for c in group], label, localizer.trivial == 'whole', boxes=boxes)
+        tuned, whole = [actual[c] for c in group], localizer.trivial == 'whole'
+        scored = score_conventions(*parts(m), test, tuned, label, whole, boxes=boxes)
         scores |= {c: scored[actual[c]] for c in group}
     return scores
 
@@ -186,4 +187,5 @@ def trivial_localizers(
     g = vits['untrained'].model.patch_embed.grid_size[0]
     kinds = [k for k in TRIVIAL if k != 'mean-roi' or len(cohort.split('train').rois)]
     trivial = {k: _trivial_localizer(k, cohort, pixels, g, seed) for k in kinds}
-    return trivial | {k: student_localizer(v, pixels, cohort) for k, v in vits.items()} | {'perfect': _perfect_box(cohort, pixels, g)}
+    looking = {k: student_localizer(v, pixels, cohort) for k, v in vits.items()}
+    return trivial | looking | {'perfect': _perfect_box(cohort, pixels, g)}

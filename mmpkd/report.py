@@ -76,7 +76,7 @@ def _columns_note(run): # What the columns about attention mean
     own = Convention(**c) if Convention(**c) != Convention() else 'nothing'
     return ("Pixel AUROC: attention against the lesion, mean over images. "
             "IoU: best-matching box of each image, 0 where none was predicted. "
-            "Boxes: how many were predicted in an image, on average; the best of many fits better than the best of few. "
+            "Boxes: how many were predicted in an image, on average; the best of many fits better than that of few. "
             "FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
             f"{TITLES['fpr_all']}: FPR, where each image without a box counts as 1. "
             f"All in original pixels. Maps: {c['method']}, block {c['layer']}, heads {c['heads']}, artefacts {c['artefacts']}, {c['interpolation']} interpolation. "
@@ -85,8 +85,8 @@ def _columns_note(run): # What the columns about attention mean
 def _last_rows(run): # What stands below the students
     out = 'The last rows are trivial localizers, for which no student was trained.'
     if not run.trivial().arm.isin(CEILING).any(): return out
-    return out + (" Perfect box is no guess: it is the lesion's own box as the prediction, taken from the regions of the test images, "
-                  "and has the IoU, and the FPR against this truth, of the best-fitting boxes.")
+    return out + (" Perfect box is no guess: it is the lesion's own box as the prediction, taken from the regions of the test "
+                  "images, and has the IoU, and the FPR against this truth, of the best-fitting boxes.")
 
 def table_note(
     run:Run # A finished run

@@ -25,8 +25,9 @@ DIRECTIONS = dict(pixel_auroc='higher', iou='higher', fpr='lower', auroc='higher
 
 # %% ../nbs/31_statistics.ipynb #d745d412
 SCORES = DIRECTIONS | dict(auprc='higher', shuffled_auroc='higher', pooled_auroc='higher', hit='higher', mass='higher', no_box='lower')
-TITLES = dict(auroc='AUROC', pixel_auroc='Pixel AUROC', iou='IoU', boxes='Boxes', fpr='FPR', no_box='No box', fpr_all='FPR, no box as 1',
-              auprc='AUPRC', shuffled_auroc='Shuffled AUROC', pooled_auroc='Pooled AUROC', hit='Pointing hit', mass='Mass in ROI')
+TITLES = dict(auroc='AUROC', pixel_auroc='Pixel AUROC', iou='IoU', boxes='Boxes', fpr='FPR', no_box='No box',
+              fpr_all='FPR, no box as 1', auprc='AUPRC', shuffled_auroc='Shuffled AUROC', pooled_auroc='Pooled AUROC',
+              hit='Pointing hit', mass='Mass in ROI')
 
 def _title(metric): return TITLES.get(metric, metric)
 

@@ -276,7 +276,7 @@ def convention_table(
     metrics:tuple=('pixel_auroc', 'iou', 'fpr'), # Columns of the scores
     n_jobs:int|str='auto' # Units at a time, as in `run_experiment`
 ) -> pd.DataFrame: # One row per convention, arm and metric
-    "The comparison with the baseline under each convention: means, difference, finding, the best trivial localizer, and how many boxes"
+    "The comparison with the baseline under each convention; the best trivial localizer, and how many boxes"
     names, rows = {c.key: str(c) for c in conventions}, []
     scores = convention_scores(run, cohort, conventions, n_jobs)
     for key, t in scores.groupby('key', sort=False):
@@ -285,8 +285,8 @@ def convention_table(
         tests = compare_arms(means[means.arm.isin(run.compared)], run.reference, metrics={m: DIRECTIONS[m] for m in metrics}, controls=run.controls)
         best = {m: trivial[m].max() if DIRECTIONS[m] == 'higher' else trivial[m].min() for m in metrics}
         rows.append(tests.assign(convention=names[key], best_trivial=tests.metric.map(best)))
-    columns = ['convention', 'arm', 'metric', 'mean_baseline', 'mean_arm', 'difference', 'better', 'p', 'p_holm', 'finding', 'best_trivial',
-               'boxes_baseline', 'boxes_arm', 'no_box_baseline', 'no_box_arm']
+    columns = ['convention', 'arm', 'metric', 'mean_baseline', 'mean_arm', 'difference', 'better', 'p', 'p_holm',
+               'finding', 'best_trivial', 'boxes_baseline', 'boxes_arm', 'no_box_baseline', 'no_box_arm']
     out = pd.concat(rows, ignore_index=True)
     return out[[c for c in columns if c in out]]
 
