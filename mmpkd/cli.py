@@ -287,7 +287,7 @@ LR = Annotated[float, typer.Option('--lr', help='Highest learning rate of the cy
 Augment = Annotated[str, typer.Option(help="Of training images: 'none', 'flip', or 'standard' (flip, up to 10 degrees, 10 % larger, 20 % of light).")]
 Weights = Annotated[str, typer.Option(help="'imagenet' (from the model hub), 'none' (random), or the path of a local checkpoint.")]
 Precision = Annotated[str, typer.Option(help="'bf16', 'fp32', or 'auto': bf16 where the device computes in it.")]
-Tau = Annotated[float|None, typer.Option(help='Boxes are drawn around attention of at least tau times its maximum; 0.5 where the rule of --convention needs one.')]
+Tau = Annotated[float|None, typer.Option(help='What the rule of --convention needs. By default it is the height of the cut between the minimum (0) and the maximum (1) of the attention inside the image; 0.5, halfway, if none is given.')]
 ConventionText = Annotated[str, typer.Option('--convention', help="How maps are read and scored, where it differs from the default, such as 'rule=otsu layer=-2 artefacts=mask'.")]
 
 # %% ../nbs/43_cli.ipynb #196d4a5f
@@ -643,7 +643,7 @@ def predict(
     student:Annotated[Path, typer.Argument(help='Folder of a trained student, such as RUN/units/out-of-bag/seed-0.')],
     image:Annotated[Path, typer.Argument(help='One image: DICOM, PNG or JPEG.')],
     out:Annotated[Path, typer.Option(help='Where to draw the image with its heat map and boxes.')]=Path('prediction.png'),
-    tau:Annotated[float|None, typer.Option(help='Boxes are drawn around attention of at least tau times its maximum; by default as in the run that the student is from.')]=None,
+    tau:Annotated[float|None, typer.Option(help='What the rule of --convention needs. By default it is the height of the cut between the minimum (0) and the maximum (1) of the attention inside the image; if none is given, as in the run that the student is from.')]=None,
     frame:Annotated[int|None, typer.Option(help='Which frame of a DICOM file that has several, counted from 0.')]=None,
 ):
     "Probabilities, heat map and boxes for one new image. Not for clinical use."

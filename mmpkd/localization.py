@@ -29,7 +29,8 @@ from .images import Geometry, read_mask, show_image
 
 # %% ../nbs/30_localization.ipynb #36965cf2
 _CHOICES = dict(method=('attention', 'rollout', 'gradient', 'gradcam'), artefacts=('keep', 'mask', 'clip'), interpolation=('bilinear', 'nearest'),
-                rule=('max', 'mean', 'otsu', 'mass', 'tuned'), connectivity=(4, 8), truth=('mask', 'box'), classes=('any', 'each'))
+                rule=('max', 'raw-max', 'mean', 'otsu', 'mass', 'tuned'), connectivity=(4, 8),
+                truth=('mask', 'box'), classes=('any', 'each'))
 
 def _whole(x): return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
 
@@ -40,7 +41,8 @@ def _checked(c): # The values that a convention keeps for those it was given
     if c.heads not in ('mean', 'max') and not (_whole(c.heads) and c.heads >= 0): raise ValueError(f"heads must be 'mean', 'max' or the number of a head, not {c.heads!r}")
     if c.tau is not None and not 0 < c.tau <= 1: raise ValueError(f'tau must be above 0 and at most 1, not {c.tau!r}')
     if not 0 <= c.min_area < 1: raise ValueError(f'min_area must be at least 0 and below 1, not {c.min_area!r}')
-    tau = .5 if c.tau is None and c.rule in ('max', 'mass') else None if c.tau is None or c.rule in ('mean', 'otsu') else float(c.tau)
+    given = None if c.tau is None or c.rule in ('mean', 'otsu') else float(c.tau)
+    tau = .5 if given is None and c.rule in ('max', 'raw-max', 'mass') else given
     return dict(layer=int(c.layer), heads=int(c.heads) if _whole(c.heads) else c.heads, tau=tau, connectivity=int(c.connectivity), min_area=float(c.min_area))
 
 # %% ../nbs/30_localization.ipynb #bb040c68
@@ -52,8 +54,8 @@ class Convention:
     heads:str|int = 'mean' # How its heads become one map: 'mean', 'max', or the number of one head
     artefacts:str = 'keep' # What is done about single tokens that draw the attention: 'keep', 'mask' or 'clip'
     interpolation:str = 'bilinear' # How patches are laid over the image: 'bilinear', or 'nearest' for visible patches
-    rule:str = 'max' # Where the map is cut: 'max', 'mean', 'otsu', 'mass' or 'tuned'
-    tau:float|None = None # What the rule needs, above 0 and at most 1; 0.5 if 'max' or 'mass' is given none
+    rule:str = 'max' # Where the map is cut: 'max', 'raw-max', 'mean', 'otsu', 'mass' or 'tuned'
+    tau:float|None = None # What the rule needs, above 0 and at most 1; 0.5 if 'max', 'raw-max' or 'mass' is given none
     connectivity:int = 4 # Neighbours that make one component: 4 (sides) or 8 (corners as well)
     min_area:float = 0. # Boxes that cover less than this share of the image are dropped
     truth:str = 'mask' # What pixels are measured against: the lesion's outline ('mask'), or its 'box'
@@ -88,8 +90,13 @@ def key(self:Convention) -> str:
 def cut(self:Convention) -> str:
     "The rule in words, for the note below a table"
     tau = 'a share (to be tuned)' if self.tau is None else f'{self.tau:g}'
-    return dict(max=f'at {tau} of the maximum', mean='above the mean', otsu="above Otsu's threshold", mass=f'around the hottest pixels that hold {tau} of the heat',
-                tuned=f'at {tau} of the maximum, chosen on validation regions')[self.rule]
+    scaled = f"at {tau} of the way from the map's minimum to its maximum inside the image"
+    if self.tau == .5: scaled = "halfway between the map's minimum and maximum inside the image"
+    words = {'max': scaled, 'tuned': f'{scaled}, chosen on validation regions',
+             'raw-max': f"at {tau} times the map's maximum inside the image, which is not shifted by its minimum",
+             'mean': 'above the mean', 'otsu': "above Otsu's threshold",
+             'mass': f'around the hottest pixels that hold {tau} of the heat'}
+    return words[self.rule]
 
 @patch
 def __str__(self:Convention) -> str:
@@ -207,6 +214,7 @@ def hot_pixels(
     u = normalize(heat)
     if not u.any(): return np.zeros(heat.shape, bool)
     if rule in ('max', 'tuned'): return u >= convention.tau
+    if rule == 'raw-max': return heat >= convention.tau*heat.max()
     if rule == 'mean': return heat > heat.mean(dtype=float)
     if values is None: values = np.sort(heat, axis=None)
     if rule == 'otsu': return heat >= otsu(values)
@@ -265,17 +273,30 @@ def box_fpr(
     return float((union & ~mask).sum()/union.sum()) if len(pred) else np.nan
 
 # %% ../nbs/30_localization.ipynb #2a3da724
-def heat_of(
-    m:np.ndarray, # (g, g) map on the patch grid
-    geometry:Geometry, # Of its image
-    interpolation:str='bilinear' # As in `Geometry.map_to_original`
-) -> np.ndarray: # (h, w) `float32`, in original pixels
-    "A map laid over its image, to five significant digits"
-    heat = geometry.map_to_original(m, interpolation)
+def _rounded(heat):
+    "Five significant digits of `float32`, changed in place"
     bits = heat.view(np.int32)
     bits += 32
     bits &= -64                                                               # 17 of the 23 bits after the point
     return heat
+
+def _seen(m, geometry):
+    "The patches that show a part of the image"
+    def patches(n, offset): return slice(offset*len(m)//geometry.size, -(-(offset + n)*len(m)//geometry.size))
+    return m[tuple(map(patches, geometry.fitted, geometry.offset))]
+
+def heat_of(
+    m:np.ndarray, # (g, g) map on the patch grid
+    geometry:Geometry, # Of its image
+    interpolation:str='bilinear' # As in `Geometry.map_to_original`
+) -> np.ndarray: # (h, w) `float32`, in original pixels; one number if the patches of the image are equal to a millionth
+    "A map laid over its image, to five significant digits of what is above its minimum"
+    m = np.asarray(m, float)
+    seen = _seen(m, geometry)
+    lo, hi = seen.min(), seen.max()
+    if hi - lo <= 1e-6*max(abs(lo), abs(hi)): return np.full((geometry.h, geometry.w), lo, np.float32)
+    above = _rounded((m - lo).astype(np.float32))
+    return np.float32(lo) + _rounded(geometry.map_to_original(above, interpolation))
 
 # %% ../nbs/30_localization.ipynb #2eb4a284
 def _covered(n, offset, size, g): # (g,) share of each patch along a side that `n` pixels from `offset` on cover
@@ -499,11 +520,22 @@ def _check_conventions(conventions, label):
 # %% ../nbs/30_localization.ipynb #10d0de04
 COLUMNS = ['image_id', 'pixel_auroc', 'shuffled_auroc', 'auprc', 'iou', 'fpr', 'n_boxes', 'hit', 'mass']
 
-def _scores(image_id, m, geometry, truths, regions, pools, whole):
+def _given(boxes, image_id, geometry):
+    "The boxes that are predicted for an image, checked"
+    b = np.asarray(boxes.get(image_id, []), float).reshape(-1, 4)
+    w, h = geometry.w, geometry.h
+    if (b < 0).any() or (b > [w, h, w, h]).any():
+        raise ValueError(f'a box predicted for image {image_id!r} leaves the image, which is {w} pixels wide and {h} high')
+    return b
+
+def _scores(image_id, m, geometry, truths, regions, pools, given):
     "Rows of one image, by convention; its pixels are added to `pools`"
     rows = {}
+    if given is not None: given = _given(given, image_id, geometry)
     for interpolation in {c.interpolation for c in truths}:
-        mine, heat, boxes = [c for c in truths if c.interpolation == interpolation], heat_of(m, geometry, interpolation), {}
+        mine, boxes = [c for c in truths if c.interpolation == interpolation], {}
+        if given is None: heat = heat_of(m, geometry, interpolation)
+        else: heat = fill_boxes(given, (geometry.h, geometry.w)).astype(np.float32)
         values = np.sort(heat, axis=None) if {c.rule for c in mine} & {'otsu', 'mass'} else None
         for truth in {truths[c] for c in mine}:
             if image_id not in regions[truth]: continue
@@ -512,7 +544,7 @@ def _scores(image_id, m, geometry, truths, regions, pools, whole):
             pools[interpolation, truth].add(heat, mask)
             for c in [c for c in mine if truths[c] == truth]:
                 how = c.rule, c.tau, c.connectivity, c.min_area
-                if how not in boxes: boxes[how] = np.array([[0, 0, geometry.w, geometry.h]]) if whole else predicted_boxes(heat, c, values)
+                if how not in boxes: boxes[how] = predicted_boxes(heat, c, values) if given is None else given
                 rows[c] = dict(image_id=image_id) | pixel | box_scores(boxes[how], mask, true)
     return rows
 
@@ -532,7 +564,8 @@ def score_conventions(
     label:str=None, # The label that the maps speak for; goes with classes='each'
     whole:bool=False, # Is the prediction the whole image? Then that is its one box, whatever the rule
     progress:bool=False, # Show a progress bar (on a terminal)?
-    n_jobs:int=1 # Threads
+    n_jobs:int=1, # Threads
+    boxes:dict=None # {image_id: (k, 4) boxes `x0, y0, x1, y1`} to be scored in place of the maps
 ) -> dict: # {convention: table as from `score_maps`}
     "Localization scores of the same maps under several conventions"
     maps, image_ids = np.asarray(maps), list(image_ids)
@@ -541,9 +574,11 @@ def score_conventions(
     _check_conventions(truths, label)
     regions = {t: Regions(cohort, image_ids, geometries, *t, n_jobs) for t in set(truths.values())}
     todo = [t for t in zip(image_ids, maps, geometries) if any(t[0] in r for r in regions.values())]
-    heat = np.array([m for _, m, _ in todo] or [0, 1])
+    if whole: boxes = {i: [0, 0, geo.w, geo.h] for i, _, geo in todo}
+    heat = np.array([m for _, m, _ in todo] if todo and boxes is None else [0, 1])
     pools = {(c.interpolation, t): PooledAUROC(heat.min(), heat.max()) for c, t in truths.items()}
-    work = Parallel(n_jobs, prefer='threads', return_as='generator')(delayed(_scores)(*t, truths, regions, pools, whole) for t in todo)
+    jobs = (delayed(_scores)(*t, truths, regions, pools, boxes) for t in todo)
+    work = Parallel(n_jobs, prefer='threads', return_as='generator')(jobs)
     rows = list(track(work, 'Scoring maps', len(todo), disable=not (progress and sys.stderr.isatty())))
     return {c: _table(c, rows, pools[c.interpolation, t], t[1]) for c, t in truths.items()}
 
@@ -574,7 +609,7 @@ def tune_tau(
     grid:tuple=TAUS, # What to try
     label:str=None # The label that the maps speak for; goes with classes='each'
 ) -> float: # The lowest one that has the best mean IoU
-    "The height of the cut, as a share of the maximum, that serves best on validation images"
+    "The height of the cut, from a map's minimum (0) to its maximum (1) inside the image, that is best on validation images"
     maps, image_ids, tries = np.asarray(maps), list(image_ids), [replace(convention, rule='max', tau=t) for t in grid]
     _check_maps(maps, image_ids, geometries)
     _check_conventions(tries, label)
@@ -591,7 +626,8 @@ def tune_tau(
 # %% ../nbs/30_localization.ipynb #5d56a5a8
 CONVENTIONS = tuple(Convention(**c) for c in (
     {}, dict(layer=-2), dict(heads='max'), dict(artefacts='mask'), dict(artefacts='clip'), dict(method='rollout'), dict(method='gradient'), dict(method='gradcam'),
-    dict(interpolation='nearest'), dict(tau=.25), dict(tau=.75), dict(rule='mean'), dict(rule='otsu'), dict(rule='mass'), dict(rule='tuned'),
+    dict(interpolation='nearest'), dict(tau=.25), dict(tau=.75), dict(rule='raw-max'),
+    dict(rule='mean'), dict(rule='otsu'), dict(rule='mass'), dict(rule='tuned'),
     dict(connectivity=8), dict(min_area=.01), dict(truth='box'),
     dict(rule='mass', tau=.6), # as Caron et al. (2021) show the heads of DINO
     dict(artefacts='mask', rule='otsu'), dict(artefacts='mask', rule='tuned'), dict(method='rollout', rule='mean'), dict(method='gradient', rule='otsu'),

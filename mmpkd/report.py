@@ -23,15 +23,15 @@ from .attention import randomisation_check, show_randomisation
 from .cohort import Cohort
 from .experiment import Run, read_json, usable, write_text
 from .images import cache_pixels, read_image
-from .localization import CONVENTIONS, Convention, predicted_boxes, show_localization, truth_of
-from .localizers import LOCALIZERS
+from .localization import CONVENTIONS, Convention, heat_of, predicted_boxes, show_localization, truth_of
+from .localizers import CEILING, LOCALIZERS
 from .soft_labels import calibration, gap, show_calibration
 from .statistics import DIRECTIONS, TITLES, plus_minus, power_table, show_runs, summarize
 from .student import Student
 from .studies import convention_table, flips, known_metrics, reliability_table, show_conventions, show_reliability
 
 # %% ../nbs/42_report.ipynb #56169c0f
-METRICS = ('auroc', 'pixel_auroc', 'iou', 'fpr', 'no_box')
+METRICS = ('auroc', 'pixel_auroc', 'iou', 'boxes', 'fpr', 'no_box', 'fpr_all')
 MORE_METRICS = ('shuffled_auroc', 'pooled_auroc', 'auprc', 'hit', 'mass')
 
 # %% ../nbs/42_report.ipynb #a4b43b77
@@ -76,9 +76,17 @@ def _columns_note(run): # What the columns about attention mean
     own = Convention(**c) if Convention(**c) != Convention() else 'nothing'
     return ("Pixel AUROC: attention against the lesion, mean over images. "
             "IoU: best-matching box of each image, 0 where none was predicted. "
+            "Boxes: how many were predicted in an image, on average; the best of many fits better than that of few. "
             "FPR: share of the union of predicted boxes outside the lesion (1 - pixel precision). No box: images without a predicted box. "
+            f"{TITLES['fpr_all']}: FPR, where each image without a box counts as 1. "
             f"All in original pixels. Maps: {c['method']}, block {c['layer']}, heads {c['heads']}, artefacts {c['artefacts']}, {c['interpolation']} interpolation. "
-            f"Boxes: {Convention(**c).cut}. Truth: {c['truth']}. Differs from the default convention in: {own}. ")
+            f"Maps are cut {Convention(**c).cut}. Truth: {c['truth']}. Differs from the default convention in: {own}. ")
+
+def _last_rows(run): # What stands below the students
+    out = 'The last rows are trivial localizers, for which no student was trained.'
+    if not run.trivial().arm.isin(CEILING).any(): return out
+    return out + (" Perfect box is no guess: it is the lesion's own box as the prediction, taken from the regions of the test "
+                  "images, and has the IoU, and the FPR against this truth, of the best-fitting boxes.")
 
 def table_note(
     run:Run # A finished run
@@ -87,7 +95,7 @@ def table_note(
     images, measured = run.scores().image_id.nunique(), run.localizes
     regions = f'{images} of them with a region of interest'
     if not measured: regions = 'none of them with a region of interest, so that nothing is localized'
-    last = 'The last rows are trivial localizers, for which no student was trained.' if measured else ''
+    last = _last_rows(run) if measured else ''
     family = 'Holm over the localization tests, controls apart; AUROC uncorrected' if measured else 'uncorrected'
     return (f"{run.asked['cohort']}: mean ± standard deviation over {run.seeds} seed{'s' if run.seeds > 1 else ''}; "
             f"{len(run.labels('test'))} test images, {regions}. "
@@ -113,8 +121,12 @@ def soft_label_table(
     return pd.DataFrame(rows).T.rename_axis('soft labels').round(3)
 
 # %% ../nbs/42_report.ipynb #9a58254e
+def _chance(run): # Trivial localizers, but the one that is told where the lesion is
+    t = run.trivial()
+    return t[~t.arm.isin(CEILING)]
+
 def _no_better_than_trivial(run): # Sentences
-    out, per_seed, trivial = [], run.per_seed().groupby('arm').mean(numeric_only=True), run.trivial().set_index('arm')
+    out, per_seed, trivial = [], run.per_seed().groupby('arm').mean(numeric_only=True), _chance(run).set_index('arm')
     for m in [m for m in ('pixel_auroc', 'iou', 'fpr') if m in trivial]:
         sign = 1 if DIRECTIONS[m] == 'higher' else -1
         best, chance = (sign*per_seed[m]).idxmax(), (sign*trivial[m]).idxmax()
@@ -209,7 +221,8 @@ def figure1(
         mask, boxes = truth_of(cohort, k, image.shape, convention.truth)
         show_localization(image, np.zeros_like(image, float) + np.nan, true_boxes=boxes, mask=mask, title=f'{k}\n{p}th percentile', ax=row[0])
         for ax, (a, (m, used)) in zip(row[1:], maps.items()):
-            heat, s = m.heat(k, convention.interpolation), scores.loc[(a, k)]
+            at = m.image_ids.index(k)
+            heat, s = heat_of(m.maps[at], m.geometries[at], convention.interpolation), scores.loc[(a, k)]
             show_localization(image, heat, predicted_boxes(heat, used), boxes, title=f'{arm_title(a)}\npixel AUROC {s.pixel_auroc:.2f}, IoU {s.iou:.2f}', ax=ax)
     return fig
 
@@ -219,7 +232,7 @@ def figure2(
     run:Run # A finished run
 ) -> plt.Figure:
     "Every seed of every arm, for each metric"
-    per_seed, trivial = run.per_seed(), run.trivial()
+    per_seed, trivial = run.per_seed(), _chance(run)
     metrics = known_metrics(run, ('auroc', 'pixel_auroc', 'iou', 'fpr'))
     size = 2.7*len(metrics), 2.6 + .1*max(len(arm_title(a)) for a in run.arms)
     fig, axs = plt.subplots(1, len(metrics), squeeze=False, figsize=size, layout='constrained')

@@ -27,7 +27,7 @@ from .cohort import Cohort
 from .experiment import Run, jobs_for, one_thread, read_kept, run_experiment, starting_from, usable, write_table
 from .images import cache_pixels
 from .localization import CONVENTIONS
-from .localizers import LOCALIZERS, score_localizer, student_localizer, trivial_localizers
+from .localizers import CEILING, LOCALIZERS, score_localizer, student_localizer, trivial_localizers
 from .soft_labels import gap
 from .statistics import DIRECTIONS, TITLES, compare_arms, per_run, show_runs, summarize
 from .student import Student
@@ -276,17 +276,19 @@ def convention_table(
     metrics:tuple=('pixel_auroc', 'iou', 'fpr'), # Columns of the scores
     n_jobs:int|str='auto' # Units at a time, as in `run_experiment`
 ) -> pd.DataFrame: # One row per convention, arm and metric
-    "The comparison with the baseline under each convention: means, difference, finding, and the best trivial localizer"
+    "The comparison with the baseline under each convention; the best trivial localizer, and how many boxes"
     names, rows = {c.key: str(c) for c in conventions}, []
     scores = convention_scores(run, cohort, conventions, n_jobs)
     for key, t in scores.groupby('key', sort=False):
         means = per_run(t, list(metrics))
-        trivial = means[means.arm.isin(LOCALIZERS)].set_index('arm')[list(metrics)]
+        trivial = means[means.arm.isin(LOCALIZERS.keys() - CEILING.keys())].set_index('arm')[list(metrics)]
         tests = compare_arms(means[means.arm.isin(run.compared)], run.reference, metrics={m: DIRECTIONS[m] for m in metrics}, controls=run.controls)
         best = {m: trivial[m].max() if DIRECTIONS[m] == 'higher' else trivial[m].min() for m in metrics}
         rows.append(tests.assign(convention=names[key], best_trivial=tests.metric.map(best)))
-    columns = ['convention', 'arm', 'metric', 'mean_baseline', 'mean_arm', 'difference', 'better', 'p', 'p_holm', 'finding', 'best_trivial']
-    return pd.concat(rows, ignore_index=True)[columns]
+    columns = ['convention', 'arm', 'metric', 'mean_baseline', 'mean_arm', 'difference', 'better', 'p', 'p_holm',
+               'finding', 'best_trivial', 'boxes_baseline', 'boxes_arm', 'no_box_baseline', 'no_box_arm']
+    out = pd.concat(rows, ignore_index=True)
+    return out[[c for c in columns if c in out]]
 
 # %% ../nbs/41_studies.ipynb #7c9dad4f
 def flips(

@@ -12,7 +12,7 @@ from mmpkd.arms import ARMS
 from mmpkd.cli import app, console, main, print_columns, print_table, read_convention, read_jobs, table, tell
 from mmpkd.experiment import Run
 from mmpkd.localization import CONVENTIONS
-from mmpkd.localizers import TRIVIAL
+from mmpkd.localizers import CEILING, TRIVIAL
 from mmpkd.report import table1
 
 ROOT = Path(mmpkd.__file__).parents[1]
@@ -169,7 +169,7 @@ def test_all_arms_with_the_whole_report(everything):
     run, page = Run(out), (out/'report.html').read_text()
     assert run.arms == list(ARMS) and len(ARMS) == 9 and run.controls == [a for a in ARMS if 'Control' in ARMS[a]]
     first = table1(run)
-    titles = [*ARMS.values(), *TRIVIAL.values(), 'Untrained ViT']
+    titles = [*ARMS.values(), *TRIVIAL.values(), 'Untrained ViT', *CEILING.values()]
     assert first.index.tolist() == titles
     for title in titles: assert f'<td>{title}</td>' in page and title in printed and title in (out/'table1.md').read_text()
     headings = re.findall('<h2>(.*?)</h2>', page)

@@ -53,8 +53,24 @@ def test_the_key_is_the_same_in_another_process():
 def test_convention_in_words(fields, text): assert str(Convention(**fields)) == text
 
 def test_every_rule_has_words():
-    words = [Convention(rule=r).cut for r in ('max', 'mean', 'otsu', 'mass', 'tuned')]
-    assert len(set(words)) == 5 and words[0] == 'at 0.5 of the maximum' and Convention(rule='tuned', tau=.35).cut == 'at 0.35 of the maximum, chosen on validation regions'
+    words = [Convention(rule=r).cut for r in _CHOICES['rule']]
+    assert len(set(words)) == 6 and words[0] == "halfway between the map's minimum and maximum inside the image"
+    way = "at 0.35 of the way from the map's minimum to its maximum inside the image"
+    assert Convention(tau=.35).cut == way and Convention(rule='tuned', tau=.35).cut == f'{way}, chosen on validation regions'
+
+def test_only_the_rule_that_does_so_cuts_at_a_share_of_the_maximum():
+    "The map is scaled from its minimum by all others"
+    for rule in _CHOICES['rule']:
+        for tau in (None, .5, .35):
+            assert ("times the map's maximum" in Convention(rule=rule, tau=tau).cut) == (rule == 'raw-max')
+    assert 'maximum' in tune_tau.__doc__ and 'minimum' in tune_tau.__doc__
+
+def test_known_keys_stay():
+    "Run folders are named by them"
+    known = {'9c48493db0': {}, '0896c432e9': dict(tau=.25), 'd68e79515c': dict(rule='mean'), '8aec51aa3f': dict(rule='otsu'),
+             'af1886aa9c': dict(rule='mass'), 'f5d8ea47ae': dict(rule='tuned'),
+             'ad08e03f00': dict(interpolation='nearest', rule='otsu', truth='box')}
+    assert {Convention(**c).key: c for c in known.values()} == known
 
 def test_tuned():
     c = Convention(rule='tuned', layer=-2)
@@ -207,6 +223,8 @@ def test_levels_keep_the_order(heat):
 
 # Rules
 
+RULES = ('max', 'raw-max', 'mean', 'otsu', 'mass')
+
 def brute_otsu(v):
     cost = lambda t: sum(((p - p.mean())**2).sum() for p in (v[v < t], v[v >= t]))
     return {t: cost(t) for t in np.unique(v)[1:]}
@@ -226,14 +244,23 @@ def test_mass_is_the_fewest_pixels_that_hold_it(heat, tau):
 @given(few)
 def test_rules_by_definition(heat):
     hot = lambda **c: hot_pixels(heat, Convention(**c))
-    if heat.max() == heat.min(): assert not any(hot(rule=r).any() for r in ('max', 'mean', 'otsu', 'mass'))
+    if heat.max() == heat.min(): assert not any(hot(rule=r).any() for r in RULES)
     else:
         assert (hot(rule='mean') == (heat > heat.astype(float).mean())).all() and (hot(rule='otsu') == (heat >= otsu(np.sort(heat, axis=None)))).all()
-        assert (hot(rule='tuned', tau=.3) == hot(tau=.3)).all()
-        for r in ('max', 'mean', 'otsu', 'mass'): assert (hot_pixels(heat, Convention(rule=r), np.sort(heat, axis=None)) == hot(rule=r)).all() and hot(rule=r).any()
+        assert (hot(rule='tuned', tau=.3) == hot(tau=.3)).all() and (hot(rule='raw-max', tau=.3) == (heat >= .3*heat.max())).all()
+        for r in RULES: assert (hot_pixels(heat, Convention(rule=r), np.sort(heat, axis=None)) == hot(rule=r)).all() and hot(rule=r).any()
 
 def test_a_map_that_is_constant_but_for_rounding_has_no_boxes():
-    for rule in ('max', 'mean', 'otsu', 'mass'): assert not len(predicted_boxes(.3 + 1e-8*np.random.default_rng(0).random((5, 5)), Convention(rule=rule)))
+    for rule in RULES: assert not len(predicted_boxes(.3 + 1e-8*np.random.default_rng(0).random((5, 5)), Convention(rule=rule)))
+
+def test_two_readings_of_half_of_the_maximum():
+    "They agree where the minimum is 0. Warmth everywhere moves one of them; nothing moves the other"
+    heat = np.array([[0, 1, 2], [3, 6, 9]], float)
+    scaled, raw = Convention(), Convention(rule='raw-max')
+    assert raw.tau == .5 and (hot_pixels(heat, scaled) == hot_pixels(heat, raw)).all()
+    assert (hot_pixels(heat + 7, scaled) == hot_pixels(heat, scaled)).all()
+    assert (hot_pixels(heat + 7, raw) == (heat + 7 >= 8)).all() and hot_pixels(heat + 7, raw).sum() == 5
+    assert not hot_pixels(heat - 10, raw).any()                             # no pixel has any heat
 
 @given(few, st.sampled_from([0., .1, .3, .9]))
 def test_min_area_drops_small_boxes_only(heat, share):
@@ -476,6 +503,92 @@ def test_plateaus_have_no_hottest_pixel():
     heat = heat_of(m, Geometry(331, 287, 224))
     assert (heat == heat.max()).sum() > 5000 and np.allclose(heat, Geometry(331, 287, 224).map_to_original(m), rtol=1e-5)
     assert len(np.unique(heat_of(np.full((14, 14), .3), Geometry(331, 287, 224)))) == 1
+
+
+# Constant maps: what is decided after the interpolation is decided by rounding errors
+
+def rounded_alone(m, geometry, interpolation):
+    "Heat as version 0.2 made it: interpolated as it is, and rounded afterwards"
+    heat = geometry.map_to_original(m, interpolation)
+    bits = heat.view(np.int32)
+    bits += 32
+    bits &= -64
+    return heat
+
+def constants(n=250):
+    rng = np.random.default_rng(0)
+    return [(c, Geometry(h, w, 224)) for c, (h, w) in zip(rng.random(n), rng.integers(20, 300, (n, 2)).tolist())]
+
+def test_constant_maps_had_boxes():
+    "Else the next test shows nothing: about one in 25, and up to hundreds of boxes"
+    boxes = [len(predicted_boxes(rounded_alone(np.full((14, 14), c), geo, 'bilinear'))) for c, geo in constants()]
+    assert .01 < np.mean(np.array(boxes) > 0) < .1 and max(boxes) > 50
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'nearest'])
+def test_a_constant_map_has_no_box_at_any_size(interpolation):
+    for c, geo in constants():
+        heat = heat_of(np.full((14, 14), c), geo, interpolation)
+        assert heat.shape == (geo.h, geo.w) and heat.dtype == np.float32 and heat.min() == heat.max() == np.float32(c)
+        assert not len(predicted_boxes(heat))
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'nearest'])
+@pytest.mark.parametrize('c', [0., .1, -.3, 1e-12, 3e7])
+def test_what_counts_as_constant(c, interpolation):
+    "Whatever the height, but for the rounding errors of a network, and whatever the padding holds"
+    rng = np.random.default_rng(1)
+    wobble, padded, geo = c*(1 + 1e-7*rng.standard_normal((14, 14))), np.full((14, 14), c), Geometry(60, 240, 224)
+    padded[[0, 1, -2, -1]] = 9.
+    for m in (np.full((14, 14), c), wobble, padded):
+        heat = heat_of(m, geo, interpolation)
+        for rule in RULES: assert not len(predicted_boxes(heat, Convention(rule=rule)))
+        assert pixel_auroc(heat, fill_boxes([[10, 10, 90, 40]], (60, 240))) == .5
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'nearest'])
+def test_scores_of_a_constant_map(cohort, interpolation):
+    for c in np.random.default_rng(2).random(40):
+        s = score_maps(np.full((2, 4, 4), c), ['a', 'b'], [geo]*2, cohort, Convention(interpolation=interpolation))
+        assert (s.n_boxes == 0).all() and (s.iou == 0).all() and s.fpr.isna().all()
+        assert (s.pixel_auroc == .5).all() and s.attrs['pooled_auroc'] == .5
+
+@pytest.mark.parametrize('contrast', [1., 1e-2, 1e-4, 1e-5])
+@pytest.mark.parametrize('height', [.003, .7])
+def test_small_contrast_keeps_its_order(contrast, height):
+    pattern, square = np.random.default_rng(3).random((14, 14)), Geometry(150, 200, 224)
+    mask = fill_boxes([[40, 60, 90, 110]], (150, 200))
+    want = pixel_auroc(heat_of(pattern, square), mask)
+    faint = height*(1 + contrast*pattern)
+    assert pixel_auroc(heat_of(faint, square), mask) == pytest.approx(want, abs=1e-3)
+    if contrast == 1e-5: assert abs(pixel_auroc(rounded_alone(faint, square, 'bilinear'), mask) - want) > .01 # as it was
+
+@given(st.floats(.01, .99), st.floats(1.01, 90.), st.sampled_from(['bilinear', 'nearest']))
+def test_a_plateau_of_any_height_stays_whole(lo, times, interpolation):
+    "Not only the minimum: rounding errors must not choose among the pixels of the hottest patches, either"
+    square, spot = Geometry(93, 71, 112), np.zeros((14, 14))
+    spot[4:8, 5:9] = 1
+    inner = square.map_to_original(spot, interpolation) > 1 - 1e-7
+    heat = heat_of(np.where(spot > 0, lo*times, lo), square, interpolation)
+    assert inner.sum() > 200 and len(np.unique(heat[inner])) == 1 and heat[inner].min() == heat.max()
+
+
+# Boxes as a prediction
+
+def test_given_boxes_are_scored_as_they_are(cohort):
+    "Whatever the maps and the rule; an image that is not named has none"
+    mine = [Convention(), Convention(rule='otsu', min_area=.9), Convention(truth='box', interpolation='nearest')]
+    _, boxes = truth_of(cohort, 'a', (6, 8))
+    maps = np.random.default_rng(0).random((2, 4, 4))
+    for c, t in score_conventions(maps, ['a', 'b'], [geo]*2, cohort, mine, boxes={'a': boxes}).items():
+        mask = truth_of(cohort, 'a', (6, 8), c.truth)[0]
+        a, b = t.set_index('image_id').loc[['a', 'b']].itertuples()
+        filled = fill_boxes(boxes, (6, 8))
+        assert (a.iou, a.n_boxes, a.fpr) == (1, len(boxes), pytest.approx(1 - mask[filled].mean()))
+        assert a.pixel_auroc == pytest.approx(roc_auc_score(mask.ravel(), filled.ravel()))
+        assert (b.iou, b.n_boxes, b.pixel_auroc) == (0, 0, .5) and np.isnan(b.fpr)
+
+@pytest.mark.parametrize('bad', [[-1, 0, 3, 3], [0, 0, 9, 3], [2, 2, 5, 7]])
+def test_given_boxes_must_lie_on_their_image(cohort, bad):
+    with pytest.raises(ValueError, match="image 'a' leaves the image, which is 8 pixels wide and 6 high"):
+        score_conventions(np.ones((1, 4, 4)), ['a'], [geo], cohort, [Convention()], boxes={'a': [bad]})
 
 
 # A tau that was chosen

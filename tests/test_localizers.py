@@ -7,8 +7,8 @@ from PIL import Image
 from mmpkd.attention import attention_maps
 from mmpkd.experiment import make_config, run_experiment
 from mmpkd.images import Geometry, Pixels, cache_pixels
-from mmpkd.localization import CONVENTIONS, GRID, Convention, score_maps, truth_of, tune_tau
-from mmpkd.localizers import LOCALIZERS, TRIVIAL, Localizer, mean_roi, score_localizer, student_localizer, trivial_localizers, trivial_maps
+from mmpkd.localization import CONVENTIONS, GRID, Convention, fill_boxes, score_maps, truth_of, tune_tau
+from mmpkd.localizers import CEILING, LOCALIZERS, TRIVIAL, Localizer, mean_roi, score_localizer, student_localizer, trivial_localizers, trivial_maps
 from mmpkd.student import Student
 
 SMALL = dict(weights='none', arch_kwargs=TINY['arch_kwargs'])
@@ -194,13 +194,31 @@ def test_a_label_without_regions_is_passed_over(student, pixels, phantom):
 # What learned nothing
 
 def test_all_of_them(localizers, phantom, pixels):
-    assert list(localizers) == [*TRIVIAL, 'untrained'] and set(localizers) < set(LOCALIZERS) and 'imagenet' in LOCALIZERS
-    assert all(l.trivial == (k if k in TRIVIAL else None) for k, l in localizers.items())
+    assert list(localizers) == [*TRIVIAL, 'untrained', *CEILING] and set(localizers) < set(LOCALIZERS) and 'imagenet' in LOCALIZERS
+    assert all(l.trivial == (k if k in TRIVIAL | CEILING else None) for k, l in localizers.items())
     for k, l in localizers.items():
         m = l.look('test', None, **Convention().maps_args())
         assert m.image_ids == phantom.split('test').items.image_id.tolist() and m.maps.shape == (len(m.image_ids), 4, 4) and np.isfinite(m.maps).all(), k
     whole = score_localizer(localizers['whole'], phantom, [Convention()])[Convention()]
     assert (whole.n_boxes == 1).all() and (whole.pixel_auroc == .5).all() and (whole.iou > 0).all()
+
+def test_the_perfect_box_is_that_of_the_lesion(localizers, phantom):
+    "Its IoU is 1; its FPR what the box has outside the outline, and nothing of a filled box. No rule and no tau is asked"
+    outline, filled = Convention(rule='tuned', min_area=.9), Convention(truth='box')
+    scored, test = score_localizer(localizers['perfect'], phantom, [outline, filled]), phantom.split('test')
+    m = localizers['centre'].look('test', None)
+    shapes = {k: (g.h, g.w) for k, g in zip(m.image_ids, m.geometries)}
+    assert (scored[filled].fpr == 0).all() and (scored[filled].pixel_auroc == 1).all()
+    for row in scored[outline].itertuples():
+        mask, boxes = truth_of(test, row.image_id, shapes[row.image_id])
+        assert (row.iou, row.n_boxes) == (1, len(boxes)) and row.fpr == pytest.approx(1 - mask[fill_boxes(boxes, mask.shape)].mean())
+    assert .05 < scored[outline].fpr.mean() < .6                            # the floor is not 0
+
+def test_the_perfect_box_of_one_label(localizers, phantom):
+    c, test = Convention(classes='each'), phantom.split('test')
+    for (label, image_id), t in score_localizer(localizers['perfect'], phantom, [c])[c].groupby(['label', 'image_id']):
+        own = (test.rois.label == label) & (test.rois.image_id == image_id)
+        assert (t.n_boxes == own.sum()).all() and (t.iou == 1).all()
 
 def test_maps_are_the_trivial_ones(localizers, phantom, pixels):
     ids = phantom.split('test').items.image_id.tolist()
@@ -211,7 +229,7 @@ def test_maps_are_the_trivial_ones(localizers, phantom, pixels):
 def test_without_training_regions(phantom, pixels):
     "There is no mean of them, and the rest stays"
     some = altered(phantom, rois=phantom.rois[~phantom.rois.image_id.isin(phantom.split('train').items.image_id)])
-    assert list(trivial_localizers(some, pixels, **SMALL)) == [k for k in (*TRIVIAL, 'untrained') if k != 'mean-roi']
+    assert list(trivial_localizers(some, pixels, **SMALL)) == [k for k in (*TRIVIAL, 'untrained', *CEILING) if k != 'mean-roi']
 
 def test_untrained_is_the_same_each_time(phantom, pixels, localizers):
     "And leaves the random numbers of others alone"
@@ -227,7 +245,7 @@ def test_untrained_is_the_same_each_time(phantom, pixels, localizers):
 def test_a_checkpoint_stands_beside_the_untrained(phantom, pixels, tiny_run, student):
     "Where students start from weights, these alone are a localizer, too"
     given = trivial_localizers(phantom, pixels, str(tiny_run.unit('baseline', 0)/'student.safetensors'), arch_kwargs=TINY['arch_kwargs'])
-    assert list(given) == [*TRIVIAL, 'untrained', 'imagenet']
+    assert list(given) == [*TRIVIAL, 'untrained', 'imagenet', *CEILING]
     how = Convention().maps_args()
     assert np.allclose(given['imagenet'].look('test', None, **how).maps, student_localizer(student, pixels, phantom).look('test', None, **how).maps, atol=1e-6)
 
@@ -247,7 +265,7 @@ def test_a_run_under_another_convention(phantom, tiny, tmp_path, fields):
     used = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').attrs['convention']
     assert {k: used[k] for k in fields} == fields and used == run.config['convention'] | dict(tau=used['tau'])
     assert (used['tau'] is not None) == (fields.get('rule') != 'otsu')
-    assert set(run.trivial().arm) == {*TRIVIAL, 'untrained'} and run.per_seed()[['pixel_auroc', 'iou']].notna().all(axis=None)
+    assert set(run.trivial().arm) == {*TRIVIAL, 'untrained', *CEILING} and run.per_seed()[['pixel_auroc', 'iou']].notna().all(axis=None)
 
 def test_each_label_needs_validation_regions_to_be_tuned(phantom, tiny, tmp_path):
     "Found out before anything is trained; with them, it works"

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from mmpkd.cohort import Cohort
 from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.localization import CONVENTIONS, Convention
-from mmpkd.localizers import LOCALIZERS
-from mmpkd.report import METRICS, MORE_METRICS, _peaks_in_nothing, caveats, figure1, ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, write_report
+from mmpkd.localizers import CEILING, LOCALIZERS
+from mmpkd.report import METRICS, MORE_METRICS, _peaks_in_nothing, caveats, figure1, figure2, ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, write_report
 from mmpkd.soft_labels import calibration, gap
 from mmpkd.statistics import TITLES
 from mmpkd.studies import transfer
@@ -29,6 +29,8 @@ def by_hand(run, phantom, arm, metric):
         p, s = pd.read_parquet(unit/'predictions.parquet').loc[test.index], pd.read_parquet(unit/'scores.parquet')
         if metric == 'auroc': out.append(np.mean([roc_auc_score(test[c], p[c]) for c in phantom.labels if test[c].nunique() == 2]))
         elif metric == 'no_box': out.append((s.n_boxes == 0).mean())
+        elif metric == 'boxes': out.append(s.n_boxes.mean())
+        elif metric == 'fpr_all': out.append(np.where(s.n_boxes == 0, 1, s.fpr).mean())
         elif metric == 'pooled_auroc': out.append(s.attrs['pooled_auroc'])
         else: out.append(s[metric].mean())
     return np.array(out)
@@ -67,6 +69,48 @@ def test_chance_levels_stand_in_the_table(tiny_run):
     known = [k for k in LOCALIZERS if k != 'imagenet']                      # its students start from nothing
     assert t.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)', *[LOCALIZERS[k] for k in known]] and set(t.AUROC.iloc[2:]) == {'–'}
     for k in known: assert t.loc[LOCALIZERS[k], ['Pixel AUROC', 'IoU', 'FPR']].tolist() == [f'{chance.loc[k, m]:.3f}' for m in ('pixel_auroc', 'iou', 'fpr')], k
+
+def test_the_perfect_box_is_a_row_and_no_rival(tiny_run):
+    "Nobody has to beat what was told where the lesion is"
+    t, kept = table1(tiny_run), tiny_run.trivial().set_index('arm')
+    assert t.index[-1] == 'Perfect box' and t.loc['Perfect box', 'IoU'] == '1.000' and 'Perfect box is no guess' in table_note(tiny_run)
+    assert kept.fpr.idxmin() == kept.iou.idxmax() == 'perfect'              # it would be named, were it a rival
+    assert 'Perfect box' not in ' '.join(caveats(tiny_run)) and 'trivial localizer' in ' '.join(caveats(tiny_run))
+    lines = {line.get_ydata()[0] for ax in figure2(tiny_run).axes for line in ax.lines if line.get_linestyle() == '--'}
+    assert kept.iou.drop('perfect').max() in lines and 1. not in lines
+
+def older(run, folder):
+    "The folder of an older version: no perfect box, and nothing that counts boxes"
+    out = shutil.copytree(run.folder, folder)
+    for f in [*out.rglob('scores.parquet'), out/'trivial.parquet']:
+        t = pd.read_parquet(f)
+        kept = t[t.localizer != 'perfect'] if 'localizer' in t else t
+        kept = kept.drop(columns='n_boxes')
+        kept.attrs = t.attrs
+        kept.to_parquet(f)
+    return Run(out)
+
+def test_a_folder_of_an_older_version_is_still_read(tiny_run, phantom, tmp_path):
+    run = older(tiny_run, tmp_path/'old')
+    new, old = table1(tiny_run), table1(run)
+    assert list(old) == [c for c in new if c not in ('Boxes', 'No box', 'FPR, no box as 1')] and not set(CEILING.values()) & set(old.index)
+    pd.testing.assert_frame_equal(old, new.loc[old.index, list(old)])
+    assert 'Perfect box' not in table_note(run) and 'no box in' not in ' '.join(run.verdicts().values())
+    assert write_report(run, phantom).is_file()
+
+def test_the_note_says_what_the_cut_does(tiny_run):
+    assert "Maps are cut halfway between the map's minimum and maximum inside the image." in table_note(tiny_run)
+    assert 'of the maximum' not in table_note(tiny_run)
+
+def test_boxes_are_drawn_as_they_were_counted(tiny_run, phantom):
+    "Around the heat that was scored"
+    run = Run(tiny_run.folder)
+    shown = ranked_images(run)
+    axes = figure1(run, phantom).axes
+    for k, row in zip(shown, np.reshape(axes, (len(shown), -1))):
+        for arm, ax in zip(run.arms, row[1:]):
+            n = run.scores().query('seed == 0 and arm == @arm and image_id == @k').n_boxes.item()
+            assert [p.get_edgecolor()[:3] for p in ax.patches].count((0, 1, 0)) == n
 
 def test_written_tables_are_the_table(tiny_run):
     t = table1(tiny_run)

@@ -133,6 +133,13 @@ def test_per_run_skips_undefined_fpr_and_counts_silence():
     r = per_run(images).iloc[0]
     assert (r.iou, r.fpr, r.no_box, r.images) == (pytest.approx(.15), pytest.approx(.6), .5, 4)
 
+def test_per_run_counts_boxes_and_what_silence_costs():
+    images = pd.DataFrame(dict(arm='a', seed=0, image_id=list('wxyz'), iou=[.4, .2, 0, 0], fpr=[.5, .7, np.nan, np.nan], n_boxes=[1, 5, 0, 0]))
+    r = per_run(images).iloc[0]
+    assert (r.boxes, r.fpr_all) == (1.5, pytest.approx((.5 + .7 + 1 + 1)/4))
+    assert list(per_run(images, ['iou'])) == ['arm', 'seed', 'iou', 'no_box', 'boxes', 'images']
+    assert list(per_run(images.drop(columns='n_boxes'))) == ['arm', 'seed', 'iou', 'fpr', 'images']          # an older file
+
 def test_per_run_where_no_image_has_a_box():
     r = per_run(pd.DataFrame(dict(arm='a', seed=0, iou=[0., 0.], fpr=[np.nan]*2, n_boxes=[0, 0]))).iloc[0]
     assert np.isnan(r.fpr) and r.no_box == 1
@@ -407,3 +414,64 @@ def test_power_is_not_weakened_by_an_arm_without_values():
     both, alone = (power_table(r, dict(fpr=.1), tests=3) for r in (runs, runs[runs.arm != 'other']))
     pd.testing.assert_frame_equal(both, alone)
     assert np.isfinite(both.sd).all()
+
+
+# Silence
+
+def hushed(before, after, fpr=(.8, .6), **more):
+    "Two arms of six runs; `before`, `after`: the share of images without a box"
+    rng = np.random.default_rng(0)
+    def arm(f, s):
+        noisy = f + rng.normal(0, .01, 6)
+        return dict(fpr=noisy, no_box=np.full(6, s), fpr_all=noisy*(1 - s) + s, boxes=np.full(6, 2.))
+    return compare_arms(runs(baseline=arm(fpr[0], before), a=arm(fpr[1], after)), metrics=dict(fpr='lower'), **more)
+
+@pytest.mark.parametrize('before,after,finding', [(0, 0, 'improves'), (.1, .1, 'improves'), (.3, .1, 'improves'),
+                                                  (0, .01, 'mixed'), (.1, .5, 'mixed')])
+def test_an_fpr_bought_by_silence_is_mixed(before, after, finding):
+    c = hushed(before, after)
+    assert c.finding.tolist() == [finding] and c.boxes_arm[0] == 2
+    assert (c.no_box_baseline[0], c.no_box_arm[0]) == pytest.approx((before, after))
+    said = verdict(c)['a']
+    assert ('mixed, since more images got no box, in FPR (' in said) == (finding == 'mixed')
+    assert ('improves' in said) == (finding == 'improves')
+    if before == after == 0: assert 'every image got a box' in said
+    else:
+        assert f'no box in {before:.1%} to {after:.1%} of the images, and ' in said
+        assert f'{c.fpr_all_baseline[0]:.2f} to {c.fpr_all_arm[0]:.2f} if these count as 1' in said
+
+def test_silence_excuses_no_loss():
+    "A worse FPR is worse, however many images got a box"
+    for after in (0, .2, .5): assert hushed(.2, after, fpr=(.6, .8)).finding.tolist() == ['gets worse']
+
+def test_a_silent_control_gains_nothing():
+    "So it takes no credit from an arm that draws its boxes"
+    rng = np.random.default_rng(0)
+    arms = dict(baseline=(.8, .1), a=(.5, .1), shuffled=(.6, .6))
+    values = {a: dict(fpr=f + rng.normal(0, .01, 6), no_box=[s]*6, fpr_all=[f]*6, boxes=[1.]*6) for a, (f, s) in arms.items()}
+    scores = runs(**values)
+    c = compare_arms(scores, controls=['shuffled'], metrics=dict(fpr='lower'))
+    assert c.set_index('arm').finding.to_dict() == dict(a='improves', shuffled='mixed')
+    assert 'improves, and beats the controls, in FPR' in verdict(c)['a']
+    assert 'mixed, since more images got no box' in verdict(c)['shuffled']
+
+def test_silence_is_said_of_what_was_not_found():
+    rng = np.random.default_rng(0)
+    def arm(s): return dict(fpr=.7 + rng.normal(0, .01, 2), no_box=[s, s], fpr_all=[.7, .7], boxes=[1., 1.])
+    few = runs(baseline=arm(.1), a=arm(.3))
+    assert 'FPR (no box in 10.0% to 30.0% of the images), where no test could' in verdict(compare_arms(few))['a']
+    none = few.assign(fpr=few.fpr.where(few.arm == 'baseline'))
+    assert 'no values in FPR (no box in' in verdict(compare_arms(none))['a']
+
+def test_other_scores_say_nothing_of_silence():
+    "And a table that does not know it says nothing at all"
+    before, after = dict(iou=five(), no_box=[.1]*5, boxes=[3.]*5), dict(iou=five(.5), no_box=[.9]*5, boxes=[4.]*5)
+    c = compare_arms(runs(baseline=before, a=after))
+    assert c.finding.tolist() == ['improves'] and (c.boxes_baseline[0], c.boxes_arm[0]) == (3, 4)
+    assert 'box' not in verdict(c)['a']
+    assert 'box' not in verdict(compare_arms(runs(baseline=dict(fpr=five(.5)), a=dict(fpr=five(.1)))))['a']
+
+def test_silence_does_not_change_a_p():
+    "What stands beside a score is no test: the family is as large as before"
+    c, bare = hushed(.1, .5), hushed(.1, .1)
+    assert c.attrs == bare.attrs and c.p_holm[0] == bare.p_holm[0] and c.attrs['tests'] == 1

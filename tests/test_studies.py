@@ -13,7 +13,7 @@ from mmpkd.attention import AttentionMaps, agreement
 from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.images import Pixels
 from mmpkd.localization import Convention
-from mmpkd.localizers import TRIVIAL, score_localizer, trivial_localizers
+from mmpkd.localizers import CEILING, TRIVIAL, score_localizer, trivial_localizers
 from mmpkd.report import write_report
 from mmpkd.soft_labels import best_temperature, gap, image_logits, soften
 from mmpkd.statistics import SCORES, per_run
@@ -91,7 +91,7 @@ def test_trivial_localizers_do_not_look_either(chosen, phantom):
         localizers = trivial_localizers(cohort, pixels, 'none', arch_kwargs=chosen[0].config['arch_kwargs'])
         return {k: score_localizer(l, cohort, [TUNED])[TUNED].attrs['convention']['tau'] for k, l in localizers.items()}
     true = taus(phantom)
-    assert set(true) == {*TRIVIAL, 'untrained'} and taus(corrupted(phantom, 'test')) == true
+    assert set(true) == {*TRIVIAL, 'untrained', *CEILING} and taus(corrupted(phantom, 'test')) == true
     assert taus(corrupted(phantom, 'valid')) != true                                                # there they do look
 
 def test_the_test_scores_did_change(chosen):
@@ -280,19 +280,30 @@ def test_own_convention_gives_own_scores(copy, phantom):
     again, own = (per_run(s, metrics).sort_values(['arm', 'seed'], ignore_index=True) for s in (scores[scores.arm.isin(copy.arms)], copy.scores()))
     pd.testing.assert_frame_equal(again, own, atol=2e-3, rtol=0)                                    # a student from disk rounds otherwise than one just trained
     t = convention_table(copy, phantom, SOME[:1]).set_index(['arm', 'metric'])
-    mine, trivial = copy.per_seed().groupby('arm').mean(numeric_only=True), copy.trivial()
+    mine, trivial = copy.per_seed().groupby('arm').mean(numeric_only=True), copy.trivial().set_index('arm').drop(index=list(CEILING))
     for (arm, m), row in t.iterrows():
         assert (row.mean_arm, row.mean_baseline) == pytest.approx((mine[m][arm], mine[m]['baseline']), abs=2e-3)
         assert row.best_trivial == pytest.approx(trivial[m].min() if m == 'fpr' else trivial[m].max(), abs=1e-6) and row.convention == 'default'
     tests = copy.comparison().set_index(['arm', 'metric'])
     pd.testing.assert_series_equal(t.p, tests.p.loc[t.index])
+    for arm in set(t.index.get_level_values('arm')):
+        boxes = t.loc[arm, ['boxes_baseline', 'boxes_arm']].loc[['iou', 'fpr']].to_numpy()
+        np.testing.assert_allclose(boxes, [mine.boxes[['baseline', arm]]]*2, atol=.1)
+        assert np.isnan(t.boxes_arm[arm, 'pixel_auroc'])                    # no box is asked about there
+
+def test_scores_that_do_not_count_boxes_can_be_compared(copy, phantom):
+    "Files of conventions that were scored by something else, or before boxes were counted"
+    convention_scores(copy, phantom, SOME[:1])
+    for f in (copy.folder/'conventions').iterdir(): pd.read_parquet(f).drop(columns='n_boxes').to_parquet(f)
+    t = convention_table(copy, phantom, SOME[:1])
+    assert len(t) == 3*(len(copy.arms) - 1) and 'boxes_arm' not in t and 'no_box_arm' not in t
 
 def test_conventions_are_scored_once(copy, phantom, monkeypatch):
     asked, score = [], score_localizer
     def spy(localizer, cohort, conventions): asked.append(list(conventions)); return score(localizer, cohort, conventions)
     monkeypatch.setattr(studies, 'score_localizer', spy)
     first = convention_scores(copy, phantom, SOME[:2])
-    localizers = len(copy.arms)*copy.seeds + len(TRIVIAL) + 1
+    localizers = len(copy.arms)*copy.seeds + len(TRIVIAL) + 1 + len(CEILING)
     assert asked == [list(SOME[:2])]*localizers and len(list((copy.folder/'conventions').iterdir())) == localizers
     before = times(copy.folder)
     equal(convention_scores(copy, phantom, SOME[:2]), first)
