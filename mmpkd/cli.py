@@ -487,6 +487,7 @@ def transfer(
     out:Out,
     start:Annotated[Path, typer.Option('--from', help='A finished run folder, whose students go on training here.')],
     seeds:Annotated[int|None, typer.Option(min=1, help='Students per arm; as many as that run has.')]=None,
+    known:Annotated[str, typer.Option(help="Patients known from there: 'refuse', 'drop', 'keep' (other people).")]='refuse',
     jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
     ignore_audit:IgnoreAudit=False,
@@ -497,7 +498,7 @@ def transfer(
     from mmpkd.studies import show_transfer, transfer, transfer_table
     source, cohort = Run(start), load()
     same = config(cohort, teacher=source.config['teacher'])
-    run = transfer(source, cohort, out, same, seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
+    run = transfer(source, cohort, out, same, seeds, known, n_jobs=jobs, skip_unreadable=skip_unreadable,
                    ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'transfer', transfer_table(run), show_transfer(run)), f"From {source.asked['cohort']} to {cohort.name}")
     for text in run.verdicts().values(): tell(text)

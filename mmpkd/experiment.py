@@ -37,7 +37,7 @@ from .losses import DistillationLoss
 from .soft_labels import CONTROLS, HOW, best_temperature, image_logits, soften, training_logits
 from .statistics import SCORES, compare_arms, per_run, sign_flip, verdict
 from .student import VIT_TINY, Student, augmentation, best_device, create_student, precision_for, train_student
-from .teachers import TEACHERS, evidence, macro_auroc, make_teacher, save_teacher
+from .teachers import TEACHERS, evidence, load_teacher, macro_auroc, make_teacher, save_teacher
 
 # %% ../nbs/40_experiment.ipynb #866fb225
 def _checkpoint(weights):
@@ -177,9 +177,9 @@ def _to_teach(arms, folder): # Arms whose soft labels are still to be made
 
 # %% ../nbs/40_experiment.ipynb #2ce2d449
 def _logits(teacher, train, how, share, folder, seed=0):
-    "The teacher's logits on the training images, kept in a file"
+    "The logits of `teacher()` on the training images, kept in a file"
     path = folder/'soft_labels'/f'logits_{how}{"" if share == 1 else f"_share={share:g}"}.parquet'
-    if not path.is_file(): write_table(training_logits(teacher, train, how, seed=seed, share=share), path)
+    if not path.is_file(): write_table(training_logits(teacher(), train, how, seed=seed, share=share), path)
     return read_kept(path)
 
 def _quality(teacher, cohort):
@@ -189,27 +189,43 @@ def _quality(teacher, cohort):
     train = asked['in-sample']
     return quality | ({'out-of-bag': macro_auroc(train.y(), teacher.oob_logits(train))} if hasattr(teacher, 'oob_logits') else {})
 
-def _valid_T(teacher, valid, arms, config, folder):
-    "The temperature by validation likelihood, if it is asked for, or was before"
-    if 'valid' in (config['T'], *(read_arm(a)[1].get('T') for a in arms)): return best_temperature(image_logits(teacher, valid), valid.y(), valid.task)
-    return read_json(folder/'teacher.json')['T_valid'] if (folder/'teacher.json').is_file() else None
+def _wants_valid_T(arms, config): return 'valid' in (config['T'], *(read_arm(a)[1].get('T') for a in arms))
 
 # %% ../nbs/40_experiment.ipynb #40846519
+def _kept_teacher(cohort, config, folder, seed):
+    "The teacher in the folder; it is fitted and stored where there is none yet, and never again"
+    if (folder/'teacher').is_dir():
+        try: return load_teacher(folder/'teacher')
+        except Exception as e: raise ValueError(f"{folder/'teacher'} is damaged: {type(e).__name__}: {e}") from e
+    teacher = _teacher(config, seed).fit(evidence(cohort.split('train')))
+    save_teacher(teacher, folder/'teacher')
+    return teacher
+
+def _about_teacher(teacher, cohort, arms, config, folder):
+    "How good it is, and the temperature chosen on validation images if it is asked for, or was before"
+    path = folder/'teacher.json'
+    about = read_json(path) if path.is_file() else dict(auroc=_quality(teacher, cohort), T_valid=None)
+    if about['T_valid'] is None and _wants_valid_T(arms, config):
+        valid = cohort.split('valid')
+        about['T_valid'] = best_temperature(image_logits(teacher, valid), valid.y(), valid.task)
+    return about
+
 def _keep_teacher(cohort, arms, config, folder, seed):
-    "Fit and keep the teacher: it, and the temperature chosen on validation images; None twice if nothing is privileged"
-    teacher, quality, T = None, {}, None
+    "See that all about the teacher is kept: it, and its temperature; None twice if nothing is privileged"
+    teacher, about = None, dict(auroc={}, T_valid=None)
     if config['teacher'] != 'none':
-        teacher = _teacher(config, seed).fit(evidence(cohort.split('train')))
-        quality, T = _quality(teacher, cohort), _valid_T(teacher, cohort.split('valid'), arms, config, folder)
-        save_teacher(teacher, folder/'teacher')
-    write_text(folder/'teacher.json', json.dumps(dict(auroc=quality, T_valid=T), indent=2))
-    return teacher, T
+        teacher = _kept_teacher(cohort, config, folder, seed)
+        about = _about_teacher(teacher, cohort, arms, config, folder)
+    path, text = folder/'teacher.json', json.dumps(about, indent=2)
+    if not (path.is_file() and path.read_text(encoding='utf-8') == text): write_text(path, text)
+    return teacher, about['T_valid']
 
 def _labels_of_arm(arm, teacher, train, T_valid, config, folder, seed):
     "The soft labels of one arm"
     kind, changes = read_arm(arm)
     asked = config['matched'] if kind in CONTROLS else kind
-    z = None if teacher is None else _logits(teacher, train, asked, changes.get('share', 1.), folder, seed)
+    def asks(): return _teacher(config, seed) if asked == 'out-of-fold' else teacher     # new ones for the folds
+    z = None if teacher is None else _logits(asks, train, asked, changes.get('share', 1.), folder, seed)
     T = T_valid if 'valid' in (config['T'], changes.get('T')) else config['T']
     return arm_labels(arm, z, train.y(), T, train.task, seed)
 
@@ -221,7 +237,7 @@ def teach(
     seed:int=0, # Of the teacher, the folds and the controls
     progress:bool=False # Print how long it took
 ) -> dict: # {arm: (N, C) soft labels of the training images}, of the arms that have such a table
-    "Fit and keep the teacher, make and keep the soft labels; a table that is there is only read, for a new one the teacher is fitted again"
+    "Fit and keep the teacher, make and keep the soft labels; what is there is only read"
     files, start = _soft_files(arms, folder), time.time()
     (folder/'soft_labels').mkdir(parents=True, exist_ok=True)
     if _to_teach(arms, folder):

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 
 from mmpkd.attention import (ARTEFACTS, METHODS, AttentionMaps, Seen, _cascade, _stages, agreement, attention, attention_maps, chance_overlap, check_maps, cls_attention, gradcam,
-                             gradient_relevance, mend, outlier_tokens, patch_maps, randomisation_check, rank_correlation, rollout, several_maps, show_randomisation, shown_patches, token_norms)
+                             gradient_relevance, head_rows, mend, outlier_tokens, patch_maps, randomisation_check, rank_correlation, rollout, several_maps, show_randomisation, shown_patches, token_norms)
 from mmpkd.busbra import busbra_cohort
 from mmpkd.images import Geometry, cache_pixels
 from mmpkd.student import Student, create_student, train_student
@@ -74,6 +74,7 @@ def test_layers_that_are_not_there(layer):
 # Each method against a forward pass written out
 
 KINDS = dict(plain={}, registers=dict(reg_tokens=4), pooled=dict(class_token=False, global_pool='avg'), pooled_with_class=dict(global_pool='avg'), pooled_with_registers=dict(class_token=False, global_pool='avg', reg_tokens=4),
+             pooled_with_prefix=dict(global_pool='avg', reg_tokens=2, pool_include_prefix=True),
              distilled=dict(arch='deit_tiny_distilled_patch16_224'), normalised_queries=dict(qk_norm=True), layer_scale=dict(init_values=.5), pre_norm=dict(pre_norm=True), one_head=dict(num_heads=1))
 each_kind = pytest.mark.parametrize('kind', KINDS)
 
@@ -96,7 +97,8 @@ def written_out(model, x, upto=None):
 
 def read(kind, model, R): # (B, N, N) -> (B, 4, 4)
     p = model.num_prefix_tokens
-    return (R[:, 0, p:] if reads_class(kind) else R[:, p:, p:].mean(1)).reshape(-1, 4, 4)
+    rows = {'distilled': R[:, :2], 'pooled_with_prefix': R}.get(kind, R[:, :1] if reads_class(kind) else R[:, p:])
+    return rows[..., p:].mean(1).reshape(-1, 4, 4)
 
 def fused(A, heads): return {'mean': A.mean(1), 'max': A.max(1).values}[heads] if isinstance(heads, str) else A[:, heads]
 
@@ -108,9 +110,8 @@ def test_attention_is_the_models_own(kind):
     z, As, _ = written_out(model, x)
     close(model(x), z)                                                      # the twin is the model
     for layer, A in enumerate(As):
-        p = model.num_prefix_tokens
-        rows = A[:, :, 0, p:] if reads_class(kind) else A[:, :, p:, p:].mean(2)
-        for heads in ('mean', 'max', 0): close(cls_attention(model, x, layer, heads), fused(rows, heads).reshape(-1, 4, 4))
+        rows = torch.stack([read(kind, model, a) for a in A.unbind(1)], dim=1)
+        for heads in ('mean', 'max', 0): close(cls_attention(model, x, layer, heads), fused(rows, heads))
 
 @each_kind
 @pytest.mark.parametrize('heads', ['mean', 'max', 0])
@@ -149,6 +150,28 @@ def test_gradcam_is_selvarajus(kind, target):
     for layer in (0, -1):
         t, g = (v[layer][:, model.num_prefix_tokens:] for v in (ts, grads))
         close(gradcam(model, x, layer, target), torch.relu((g.mean(1, keepdim=True)*t).sum(-1)).reshape(3, 4, 4), tol=1e-4)
+
+@each_kind
+def test_the_head_reads_the_mean_of_these_tokens(kind):
+    "Logits are linear in the tokens, but for a norm after pooling; so the tokens whose gradient is not zero are those that the map reads"
+    model = kind_of(kind).eval()
+    tokens = torch.randn(1, 16 + model.num_prefix_tokens, 48, requires_grad=True)
+    g, = torch.autograd.grad(model.forward_head(tokens)[0, 0], tokens)
+    read = (g[0] != 0).any(dim=1)
+    rows = torch.zeros(len(read), dtype=bool)
+    rows[head_rows(model)] = True
+    assert torch.equal(read, rows)
+
+def test_a_distilled_student_looks_with_both_tokens():
+    "By hand, from the weights of its last block"
+    model, x = kind_of('distilled').eval(), images(3)
+    _, _, ts = written_out(model, x)
+    attn, t = model.blocks[-1].attn, ts[-1].detach()
+    q, k = (t @ attn.qkv.weight.T + attn.qkv.bias)[..., :96].split(48, dim=-1)
+    q, k = (v.unflatten(-1, (3, 16)).transpose(1, 2) for v in (q, k))
+    A = torch.softmax(q @ k.transpose(-1, -2)/4, dim=-1).mean(dim=1)
+    close(cls_attention(model, x), ((A[:, 0] + A[:, 1])/2)[:, 2:].reshape(3, 4, 4))
+    assert (A[:, 0] - A[:, 1]).abs().max() > .001
 
 @each_kind
 @pytest.mark.parametrize('artefacts', ARTEFACTS)

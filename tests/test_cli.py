@@ -204,7 +204,10 @@ def test_teachers_of_growing_quality(busbra, tmp_path):
     assert 'teacher' in result.output and (tmp_path/'run/quality.png').stat().st_size > 1000
 
 def test_a_transfer(busbra, ultrasound, tmp_path):
-    result = invoke('transfer', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--bs', 8, '--from', ultrasound[0], '--test-fold', 2, '--valid-fold', 1)
+    call = ['transfer', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--bs', 8, '--from', ultrasound[0], '--test-fold', 2, '--valid-fold', 1]
+    refused = invoke(*call)                                                  # other folds of the same patients
+    assert refused.exit_code and 'were in an earlier split' in str(refused.exception) and not (tmp_path/'run').exists()
+    result = invoke(*call, '--known', 'keep')
     assert result.exit_code == 0, result.output
     run = Run(tmp_path/'run')
     assert run.arms == ['baseline', 'from baseline', 'from out-of-bag'] and run.seeds == 2 and not (run.folder/'teacher').exists()

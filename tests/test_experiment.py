@@ -16,7 +16,7 @@ from mmpkd.experiment import SHORT, Run, _folder, environment, jobs_for, make_co
 from mmpkd.images import Pixels, cache_pixels
 from mmpkd.localization import Convention
 from mmpkd.phantom import METADATA
-from mmpkd.soft_labels import gap, soften, training_logits
+from mmpkd.soft_labels import gap, image_logits, soften, training_logits
 from mmpkd.student import Student, train_student
 from mmpkd.teachers import TEACHERS, ForestTeacher, load_teacher
 
@@ -398,10 +398,43 @@ def test_a_seed_added_later_has_a_teacher_of_its_own(each, phantom, tiny, tmp_pa
     old = {k: v for k, v in each.config.items() if k != 'teacher_per_seed'}                # as if written before there was such a setting
     with pytest.raises(ValueError, match='teacher_per_seed is True there and None here'): run_experiment(phantom, out, old, seeds=2, progress=False)
 
+LATER = ('in-sample', 'out-of-bag', 'out-of-fold share=0.5', 'shuffled', 'out-of-fold T=2')
+
+def without_text(folder, *but): return {f: f.read_bytes() for f in sorted(folder.rglob('*')) if f.is_file() and f.name not in but}
+
+@pytest.mark.parametrize('arm', LATER)
+def test_a_new_arm_asks_the_teacher_that_taught_the_others(phantom, tiny, tmp_path, monkeypatch, arm):
+    "Nobody fits it again, even where a new fit would be another, and each file of the others stays the same to the byte"
+    config, arms = make_config(**tiny | dict(teacher='forest', teacher_args=dict(n_estimators=20), matched='out-of-bag')), ('baseline', 'in-sample T=3')
+    teach(phantom, arms, config, tmp_path/'taught')
+    whole = teach(phantom, (*arms, arm), config, tmp_path/'whole')
+    before, teacher = without_text(tmp_path/'taught'), load_teacher(tmp_path/'taught'/'teacher')
+    fits, fit = [], type(teacher).fit
+    monkeypatch.setattr(type(teacher), 'fit', lambda self, cohort: fits.append(len(cohort)) or fit(self, cohort))
+    soft = teach(phantom, (*arms, arm), config, tmp_path/'taught')
+    assert len(fits) == (5 if 'out-of-fold' in arm else 0)
+    assert {f: f.read_bytes() for f in before} == before
+    pd.testing.assert_frame_equal(soft[arm], whole[arm])                    # a forest adds up in any order
+
+def test_an_arm_added_to_a_run_changes_no_file_of_the_others(copy, phantom, tiny, monkeypatch):
+    "A fresh fit of the teacher would be another one here, as that of a BERT on another machine is"
+    before = without_text(copy, 'asked.json', 'environment.json', 'audit.json')
+    broken = {f for f in before if 'pixels' in f.parts}
+    monkeypatch.setattr(experiment, 'save_teacher', lambda *args: pytest.fail('the teacher was stored again'))
+    z = image_logits(load_teacher(copy/'teacher'), phantom.split('train'))
+    go_on(phantom, copy, tiny, arms=('baseline', 'in-sample', 'out-of-fold'), seeds=1)
+    assert {f: f.read_bytes() for f in before if f not in broken} == {f: b for f, b in before.items() if f not in broken}
+    equal(pd.read_parquet(copy/'soft_labels/logits_in-sample.parquet'), z)
+
+def test_a_damaged_teacher_is_named(copy, phantom, tiny):
+    (copy/'teacher/teacher.skops').write_bytes(b'garbage')
+    with pytest.raises(ValueError, match='teacher is damaged'): go_on(phantom, copy, tiny, arms=('baseline', 'in-sample', 'out-of-fold'))
+
 @pytest.mark.parametrize('step', ['save_teacher', 'write_text', 'write_table'])
 def test_killed_while_an_arm_is_taught(copy, phantom, tiny, tmp_path, monkeypatch, step):
     "Wherever teaching stops, the next call makes what an undisturbed one makes"
     arms = ('baseline', 'out-of-fold', 'out-of-fold T=valid')
+    if step == 'save_teacher': copy = tmp_path/'new'                        # a kept teacher is not saved again
     teach(phantom, arms, make_config(**tiny), tmp_path/'whole')
     class Killed(BaseException): pass
     def stop(*args): raise Killed

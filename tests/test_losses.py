@@ -4,11 +4,12 @@ import math
 import pytest, torch
 import torch.nn.functional as F
 from fastai.basics import AccumMetric, Callback, DataLoader, DataLoaders, Learner, SGD, set_seed
+from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import ProgressCallback  # noqa: F401 (patches Learner.no_bar)
 from hypothesis import given, strategies as st
 from torch import nn, tensor
 
-from mmpkd.losses import DistillationLoss, SoftLabels, cross_entropy, distillation_loss
+from mmpkd.losses import DistillationLoss, SoftLabels, cross_entropy, distillation_loss, stand_in
 
 nan = math.nan
 seeds, lams, tasks = st.integers(0, 2**31), st.floats(0, 1), st.sampled_from(['multilabel', 'multiclass'])
@@ -230,3 +231,73 @@ def test_nan_never_reaches_the_weights():
     start = learner().model.weight.clone()
     learn = fit(learner(cbs=[Blank()]))
     assert torch.equal(learn.model.weight, start)                           # nothing known, nothing learned
+
+
+# Batches that other callbacks mix. A picture shows its labels: channel 0 is y, channel 1 is s (y where the teacher is silent),
+# channel 2 is 1 where y is blank
+
+class Late(MixUp): order = 50
+class Early(CutMix): order = -50
+
+MIXES = dict(mixup=MixUp, cutmix=CutMix, late_mixup=Late, early_cutmix=Early)
+
+class Compare(Callback):
+    "What the loss got, and what the picture shows"
+    order = 100
+    def before_fit(self): self.seen = []
+    def after_loss(self):
+        soft = self.loss_func.soft
+        if self.training: assert torch.equal(self.loss_grad, distillation_loss(self.pred, self.y, soft, .5))
+        else: assert soft is None and self.y.shape == (16, 1)
+        self.seen.append((self.training, self.y, soft, self.x.mean(dim=(2, 3))))
+
+def mixed_by(cbs, blank=0, silent=0):
+    "Labels and soft labels of a training epoch, and the channels of its pictures, mixed and before"
+    g = torch.Generator().manual_seed(0)
+    y, s = torch.rand(64, 1, generator=g), torch.rand(64, 1, generator=g)
+    s[:silent] = y[:silent]
+    shown = torch.cat([y, s, torch.zeros(64, 1)], 1)
+    shown[:blank, 2] = 1
+    pictures = shown[:, :, None, None].expand(-1, -1, 8, 8).clone()
+    s[:silent], y[:blank] = nan, nan
+    items, compare = list(zip(pictures, y, s)), Compare()
+    dls = DataLoaders(DataLoader(items, bs=16), DataLoader(items[:16], bs=16))
+    dls.n_inp = 1
+    set_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+    fit(Learner(dls, model, DistillationLoss(.5), cbs=[*cbs, compare]), 1)
+    parts = zip(*[t[1:] for t in compare.seen if t[0]])
+    return *(torch.cat(t) for t in parts), shown
+
+@pytest.mark.parametrize('first', [True, False], ids=['named first', 'named last'])
+@pytest.mark.parametrize('mix', MIXES.values(), ids=MIXES)
+def test_soft_labels_are_mixed_as_the_pictures_are(mix, first):
+    y, s, picture, shown = mixed_by([SoftLabels(), mix()] if first else [mix(), SoftLabels()])
+    torch.testing.assert_close(torch.cat([y, s], 1), picture[:, :2], atol=1e-5, rtol=0)
+    assert (picture - shown).abs().amax(1).gt(.01).float().mean() > .3              # many were mixed
+
+@pytest.mark.parametrize('mix', MIXES.values(), ids=MIXES)
+def test_a_silent_teacher_is_stood_in_for_before_the_mix(mix):
+    y, s, picture, shown = mixed_by([SoftLabels(), mix()], silent=20)
+    torch.testing.assert_close(torch.cat([y, s], 1), picture[:, :2], atol=1e-5, rtol=0)
+
+@pytest.mark.parametrize('mix', MIXES.values(), ids=MIXES)
+def test_a_mix_with_a_blank_label_is_blank(mix):
+    y, s, picture, shown = mixed_by([SoftLabels(), mix()], blank=20, silent=30)
+    assert (y.isnan() | (picture[:, 2:] == 0)).all() and torch.equal(y.isnan(), s.isnan()) and 0 < y.isnan().sum() < len(y)
+    known = ~y.isnan()[:, 0]
+    torch.testing.assert_close(torch.cat([y, s], 1)[known], picture[known, :2], atol=1e-5, rtol=0)
+
+@pytest.mark.parametrize('blanks', [False, True])
+def test_lambda_zero_is_the_baseline_of_mixed_images_to_the_bit(blanks):
+    def trained(lam, soft): return fit(learner(lam, cbs=[MixUp()], soft=soft, blanks=blanks))
+    a, b, c = trained(0., True), trained(0., False), trained(.5, True)
+    assert torch.equal(a.model.weight, b.model.weight) and not torch.equal(a.model.weight, c.model.weight)
+
+def test_a_loader_without_soft_labels_is_named():
+    learn = learner(soft=False, cbs=[SoftLabels()])
+    with pytest.raises(ValueError, match=r'batches \(x, y, s\), not 1 targets'): fit(learn)
+
+def test_labels_of_two_precisions():
+    y, s = tensor([[0., 1.]]), tensor([[.25, nan]], dtype=torch.float64)
+    assert stand_in(y, s).tolist() == [[.25, 1.]]

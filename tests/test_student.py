@@ -4,12 +4,17 @@ import json
 import huggingface_hub.constants
 import numpy as np, pandas as pd, pytest, timm, torch
 from conftest import TINY
+from fastai.learner import Learner
+from fastai.callback.progress import ProgressCallback  # noqa: F401 (patches Learner.no_bar)
 from fastai.torch_core import set_seed
+from matplotlib import pyplot as plt
 
 from mmpkd import student as module
 from mmpkd.cohort import Cohort
 from mmpkd.images import cache_pixels
-from mmpkd.student import Student, attention_weights, create_student, data_loaders, precision_for, train_student
+from mmpkd.losses import DistillationLoss, SoftLabels
+from mmpkd.student import (Student, attention_weights, check_arch, create_student, data_loaders, label_title, precision_for, soft_title,
+                           train_student)
 from mmpkd.teachers import macro_auroc
 
 SMALL = {k: TINY[k] for k in ('weights', 'arch_kwargs')}
@@ -120,6 +125,73 @@ def test_unknown_architecture(arch):
 @pytest.mark.parametrize('size', [100, 8])
 def test_a_size_that_patches_do_not_fill(size): # the map would be laid over the whole square, and so be off by some pixels
     with pytest.raises(ValueError, match=f'{size}'): create_student(1, size=size, weights='none')
+
+# Networks of timm that a student cannot be made from, and others that it can
+
+OTHERS = ['resnet18', 'convnext_atto', 'efficientnet_b0', 'swin_tiny_patch4_window7_224', 'xcit_nano_12_p8_224', 'hiera_tiny_224',
+          'volo_d1_224', 'maxvit_tiny_tf_224', 'naflexvit_base_patch16_gap', 'beit_base_patch16_224',
+          'eva02_tiny_patch14_224', 'mixer_s32_224', 'cait_xxs24_224', 'convit_tiny', 'pit_ti_224', 'crossvit_9_240',
+          'vit_relpos_small_patch16_224', 'vit_dlittle_patch16_reg1_gap_256', 'vit_huge_plus_patch16_dinov3',
+          'samvit_base_patch16', 'mobilevit_xxs']
+
+ASKED = [(arch, 'imagenet', {}) for arch in OTHERS] + [(arch, weights, kwargs) for arch in OTHERS[:4:3] for weights in ('none', 'evil.pth')
+                                                       for kwargs in ({}, SMALL['arch_kwargs'])]
+
+@pytest.mark.parametrize('arch,weights,kwargs', ASKED)
+def test_a_network_that_is_not_plain_is_refused_in_one_sentence(offline, arch, weights, kwargs):
+    "Before a file is opened or the hub is asked, with arguments or without"
+    with pytest.raises(ValueError, match=f"^arch must be a plain vision transformer of timm, .*; '{arch}' is none: [^:]*$"):
+        create_student(2, 224, weights, arch, **kwargs)
+
+PLAIN = ['vit_tiny_patch16_224', 'vit_small_patch32_384', 'deit_tiny_distilled_patch16_224', 'deit3_small_patch16_224',
+         'vit_small_patch14_reg4_dinov2', 'flexivit_small', 'vit_base_patch16_siglip_224', 'vit_tiny_r_s16_p8_224', 'vit_base_patch16_clip_224']
+
+@pytest.mark.parametrize('arch', PLAIN)
+def test_a_plain_one_is_known_without_being_built(arch):
+    "No random number is drawn, and nothing is allocated"
+    before = torch.random.get_rng_state()
+    side = 14 if 'patch14' in arch else 16
+    assert check_arch(arch, 16*side, num_classes=2) is None and torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(ValueError, match='a multiple of the patch size|cannot be made with'): check_arch(arch, 16*side + 5)
+
+WISHES = [(dict(embed_dim=50), 'divisible by num_heads'), (dict(depth=0), 'no blocks'), (dict(depth=2.5), 'float'),
+          (dict(global_pool='middle'), 'supported'), (dict(class_token=False), 'class token'), (dict(patch_size='eight'), '')]
+
+@pytest.mark.parametrize('kwargs,said', WISHES)
+@pytest.mark.parametrize('weights', ['none', 'imagenet', 'evil.pth'])
+def test_wishes_that_do_not_fit_are_named(offline, kwargs, said, weights):
+    with pytest.raises(ValueError, match=f'cannot be made with .*{next(iter(kwargs))}.*{said}'):
+        create_student(2, 32, weights, **kwargs)
+
+def test_imagenet_weights_that_do_not_fit_are_no_fault_of_the_network(monkeypatch):
+    state = timm.create_model('vit_tiny_patch16_224').state_dict()
+    monkeypatch.setattr(timm.models._builder, 'load_state_dict_from_hf', lambda *args, **kwargs: dict(state))
+    assert torch.equal(create_student(2).blocks[3].attn.qkv.weight, state['blocks.3.attn.qkv.weight'])
+    with pytest.raises(ValueError, match=r"ImageNet weights of vit_tiny.* do not fit .*'embed_dim': 96.*weights='none'"):
+        create_student(2, embed_dim=96)
+
+@pytest.mark.parametrize('arch', ['resnet18', 'swin_tiny_patch4_window7_224', 7, None, ['vit_tiny_patch16_224']])
+def test_a_stored_student_of_another_kind(tmp_path, student, arch):
+    student.save(tmp_path)
+    (tmp_path/'student.json').write_text(json.dumps(student.config | dict(arch=arch)))
+    with pytest.raises(ValueError, match='arch must be a plain|timm has no model'): Student.load(tmp_path)
+
+DISTILLED = dict(arch='deit_tiny_distilled_patch16_224', arch_kwargs=SMALL['arch_kwargs'] | dict(num_heads=3))
+
+def test_a_distilled_student(phantom, pixels, soft, tmp_path):
+    "Both heads learn; both are stored, and both may be missing in a checkpoint"
+    start = create_student(len(phantom.labels), 32, 'none', DISTILLED['arch'], **DISTILLED['arch_kwargs'])
+    torch.save({k: v for k, v in start.state_dict().items() if not k.startswith('head')}, tmp_path/'body.pth')
+    student = train_student(phantom, pixels, soft, **QUICK | DISTILLED | dict(weights=str(tmp_path/'body.pth')))
+    student.save(tmp_path/'student')
+    again, ids = Student.load(tmp_path/'student'), phantom.items.image_id[:5]
+    assert np.array_equal(again.predict(pixels, ids), student.predict(pixels, ids))
+    heads = {k: v for k, v in again.model.state_dict().items() if k.startswith('head')}
+    assert len(heads) == 4 and not torch.equal(heads['head.weight'], heads['head_dist.weight'])
+    assert all(v.abs().sum() > 0 for v in heads.values())
+    torch.save({k: v for k, v in start.state_dict().items() if k != 'dist_token'}, tmp_path/'gap.pth')
+    with pytest.raises(ValueError, match='it has no dist_token'):
+        create_student(2, 32, str(tmp_path/'gap.pth'), DISTILLED['arch'], **DISTILLED['arch_kwargs'])
 
 def test_precision_by_another_name():
     with pytest.raises(ValueError, match="'fp16'"): precision_for('fp16', 'cpu')
@@ -306,3 +378,60 @@ def test_attention_weights_are_a_copy_of_query_and_key(student, rows, moves):
     with torch.no_grad(): student.model.blocks[1].attn.qkv.weight[rows] += 1.
     assert torch.equal(before, attention_weights(student.model)) != moves
     with torch.no_grad(): student.model.blocks[1].attn.qkv.weight[rows] -= 1.
+
+
+# Pictures of batches and results
+
+def titles(axs): return [ax.get_title().split('\n') for ax in axs.flat if ax.get_title()]
+
+def shown(show, **kwargs):
+    "The titles of the pictures that fastai drew"
+    plt.close('all')
+    show(**kwargs)
+    return titles(np.array(plt.gcf().axes))
+
+@pytest.fixture(scope='module', params=['multilabel', 'multiclass'])
+def asked(request, phantom, pixels, soft):
+    "A cohort, soft labels of it, and a learner"
+    if request.param == 'multilabel': cohort = phantom
+    else: cohort = classes(phantom, blank=8)
+    y = cohort.split('train').y()
+    soft = .1 + .8*y
+    soft.iloc[::2] = np.nan                                                          # every other image has no report
+    set_seed(0)
+    dls = data_loaders(cohort, pixels, soft, 64, 'none', device='cpu')
+    model = create_student(len(cohort.labels), 32, **SMALL_MODEL)
+    return cohort, soft, Learner(dls, model, DistillationLoss(.5, cohort.task), cbs=[SoftLabels()])
+
+def test_a_batch_shows_its_labels(asked):
+    cohort, soft, learn = asked
+    batch = learn.dls.train.one_batch()
+    said = shown(learn.dls.train.show_batch, b=batch, max_n=9)
+    assert len(said) == 9
+    for title, y, s in zip(said, *batch[1:]):
+        spoken = soft_title(s, cohort.labels)
+        assert title == [label_title(y, cohort.labels, cohort.task), *([spoken] if spoken else [])]
+    assert {len(t) for t in said} == {1, 2} and all(t[1].startswith('teacher: ') for t in said if len(t) > 1)
+
+def test_results_show_label_and_answer(asked):
+    cohort, _, learn = asked
+    set_seed(0)
+    with learn.no_bar(): said = shown(learn.show_results, max_n=6)
+    words = set(cohort.labels) | {'none', '?'}
+    assert len(said) == 6 and all(len(t) == 2 and t[1].startswith('student: ') for t in said)
+    assert {w.strip() for t in said for part in t for w in part.removeprefix('student: ').split(',')} <= words
+
+def test_one_image_is_asked_about_by_its_name(asked, pixels):
+    cohort, _, learn = asked
+    student = Student(learn.model, dict(labels=cohort.labels, task=cohort.task, size=32))
+    for k in cohort.items.image_id[[0, 30]]:
+        with learn.no_bar(): words, decision, p = learn.predict(k)
+        np.testing.assert_allclose(p, student.predict(pixels, [k]).to_numpy()[0], atol=1e-6)
+        assert words == label_title(decision, cohort.labels, cohort.task)
+
+def test_labels_in_words():
+    nan = float('nan')
+    many = [label_title(y, list('abc')) for y in ([0, 0, 0], [1, 0, 1], [nan, 0, 1], [nan]*3)]
+    one = [label_title(y, list('abc'), 'multiclass') for y in ([0, 0, 1], [nan]*3, 1, torch.tensor(2))]
+    assert many == ['none', 'a, c', 'a?, c', 'a?, b?, c?'] and one == ['c', '?', 'b', 'c']
+    assert [soft_title(s, list('abc')) for s in ([.1, nan, .7], [nan]*3)] == ['teacher: c 0.70', '']

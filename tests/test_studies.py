@@ -17,8 +17,8 @@ from mmpkd.localizers import CEILING, TRIVIAL, score_localizer, trivial_localize
 from mmpkd.report import write_report
 from mmpkd.soft_labels import best_temperature, gap, image_logits, soften
 from mmpkd.statistics import SCORES, per_run
-from mmpkd.studies import (convention_scores, convention_table, flips, grid, grid_table, quality, quality_table, reliability, reliability_table, sensitivity, show_conventions,
-                           show_grid, show_pareto, show_quality, show_reliability, show_transfer, transfer, transfer_table)
+from mmpkd.studies import (convention_scores, convention_table, flips, grid, grid_table, known_patients, quality, quality_table, reliability, reliability_table, sensitivity,
+                           show_conventions, show_grid, show_pareto, show_quality, show_reliability, show_transfer, transfer, transfer_table, without_known)
 from mmpkd.teachers import load_teacher, macro_auroc
 
 matplotlib.use('Agg')
@@ -325,6 +325,53 @@ def test_kept_scores_are_not_those_of_other_regions(copy, phantom):
     shifted = altered(phantom, rois=phantom.rois.assign(x0=0., y0=0., x1=9., y1=9.))
     for conventions in (SOME[:1], SOME[:2]):
         with pytest.raises(ValueError, match='this cohort has other tables'): convention_scores(copy, shifted, conventions)
+
+def moved_on(cohort, old, new, n=None):
+    "The same images, those of the first `n` patients of the split `old` now in `new`"
+    whose = cohort.items.patient_id.isin(cohort.split(old).items.patient_id.unique()[:n])
+    items = cohort.items.assign(split=cohort.items.split.mask(whose, new))
+    return altered(cohort, items), items[whose]
+
+LATER = [('train', 'test'), ('train', 'valid'), ('valid', 'test')]
+
+@pytest.mark.parametrize('old,new', LATER)
+def test_a_patient_may_not_be_tested_who_was_trained_on(phantom, tiny_run, tiny, tmp_path, old, new):
+    cohort, met = moved_on(phantom, old, new, 3)
+    assert set(known_patients(tiny_run, cohort).patient_id) == set(met.patient_id)
+    n = met.patient_id.nunique()*(new == 'test')
+    with pytest.raises(ValueError, match=rf"^{n} of \d+ test patients .* first is '{met.patient_id.iloc[0]}'; known='drop' .* leaves"):
+        transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), progress=False)
+    assert not (tmp_path/'run').exists() and without_known(tiny_run, cohort, 'keep') is cohort
+
+@pytest.mark.parametrize('old,new', [(new, old) for old, new in LATER] + [('train', 'train'), ('test', 'test')])
+def test_a_patient_may_be_trained_on_who_was_tested(phantom, tiny_run, old, new):
+    cohort, _ = moved_on(phantom, old, new, 3)
+    assert len(known_patients(tiny_run, cohort)) == 0 and without_known(tiny_run, cohort) is cohort
+
+def test_known_patients_are_left_out_and_counted(phantom, tiny_run, tiny, tmp_path):
+    cohort, met = moved_on(phantom, 'train', 'test', 3)
+    run = transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
+    assert not set(met.patient_id) & set(run.labels('test').index.map(cohort.items.set_index('image_id').patient_id))
+    assert sorted(run.labels('test').index) == sorted(phantom.split('test').items.image_id)
+    (kind, n), = run.asked['repairs'].items()
+    assert 'earlier split' in kind and n == len(met)
+    again = transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
+    assert again.per_seed().equals(run.per_seed())
+
+def test_a_word_that_known_does_not_have(phantom, tiny_run):
+    with pytest.raises(ValueError, match="known must be one of .*not 'ignore'"): without_known(tiny_run, phantom, 'ignore')
+
+def test_patients_of_the_run_before_the_run(moved, phantom, tiny_run):
+    "A transfer of a transfer: whoever was trained on at the first stage is known at the third"
+    cohort, met = moved_on(phantom, 'train', 'test', 3)
+    second = Run(moved.folder)
+    labels = pd.read_parquet(moved.folder/'labels.parquet')
+    assert set(known_patients(second, cohort).patient_id) == set(met.patient_id)
+    strangers = labels.assign(patient_id='x' + labels.patient_id.astype(str))          # as if the second cohort were of other people
+    with pytest.MonkeyPatch.context() as patch:
+        read = studies.read_kept
+        patch.setattr(studies, 'read_kept', lambda path: strangers if path.parent == second.folder else read(path))
+        assert set(known_patients(second, cohort).patient_id) == set(met.patient_id)
 
 def test_conventions_of_a_transfer(moved, phantom, tmp_path):
     "Are compared with the same arm as everything else of that run"
