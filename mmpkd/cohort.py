@@ -105,7 +105,8 @@ class Cohort:
         task:str='multilabel', # 'multilabel' or 'multiclass' (then the labels are one-hot)
         name:str='cohort', # Shown in tables and reports
         repairs:pd.DataFrame=None, # What the loader changed or left out, from `repair_table`
-        parts=None # A `Cohort` with one row per part of an image, and a column `of` with the image it belongs to
+        parts=None, # A `Cohort` with one row per part of an image, and a column `of` with the image it belongs to
+        hidden:pd.DataFrame=None # Words that were hidden from its reports, from `hide_counts`, for the audit
     ):
         labels, tabular = list(labels), list(tabular)
         if not labels or len(set(labels)) < len(labels): raise ValueError(f'a cohort needs at least one label column, and each only once, not {labels}')
@@ -124,7 +125,7 @@ class Cohort:
         if 'mask' in rois: check_paths(rois.set_index('image_id')['mask'], 'mask')
         if parts is not None: check_parts(parts, items, labels, task)
         self.items, self.labels, self.rois, self.text, self.tabular = items, labels, rois, text, tabular
-        self.root, self.task, self.name, self.parts = Path(root), task, name, parts
+        self.root, self.task, self.name, self.parts, self.hidden = Path(root), task, name, parts, hidden
         self.repairs = repair_table() if repairs is None else repairs.reset_index(drop=True)
 
     def __len__(self): return len(self.items)
@@ -162,7 +163,7 @@ def take(self:Cohort,
     items = self.items.set_index('image_id', drop=False).loc[list(image_ids)]
     rois = self.rois[self.rois.image_id.isin(items.image_id)]
     parts = self.parts and self.parts.take(self.parts.items.image_id[self.parts.items.of.isin(items.image_id)])
-    return Cohort(items, self.labels, rois, self.text, self.tabular, self.root, self.task, self.name, self.repairs, parts)
+    return Cohort(items, self.labels, rois, self.text, self.tabular, self.root, self.task, self.name, self.repairs, parts, self.hidden)
 
 @patch
 def split(self:Cohort,
@@ -294,7 +295,7 @@ def _tidy(items, columns): # These columns as text without blanks around it; rep
     out, notes = {c: as_words(items[c]) for c in columns}, []
     for c, w in out.items():
         text = items[c].map(lambda v: isinstance(v, str)).astype(bool)
-        loose = text & (items[c] != w)
+        loose = text & (items[c].astype(object) != w.astype(object))
         if loose.any(): notes.append(('blanks around words removed', c, f'{int(loose.sum())} cells'))
     return items.assign(**out), notes
 

@@ -82,11 +82,11 @@ def make_config(
     elif teacher_args or preset or T == 'valid':
         raise ValueError("without a teacher, teacher_args, preset and T='valid' mean nothing")
     DistillationLoss(lam)                                                    # checks lam
-    if T != 'valid' and not (isinstance(T, (int, float)) and T > 0): raise ValueError(f"the temperature T must be above 0, or 'valid', not {T!r}")
+    if T != 'valid' and not (isinstance(T, (int, float)) and 0 < T < np.inf): raise ValueError(f"the temperature T must be above 0, or 'valid', not {T!r}")
     if matched not in HOW: raise ValueError(f"matched must be {', '.join(HOW)}, not {matched!r}")
     for name, value in dict(size=size, epochs=epochs, bs=bs).items():
         if not (isinstance(value, int) and value > 0): raise ValueError(f'{name} must be a whole number above 0, not {value!r}')
-    if not lr > 0: raise ValueError(f'lr must be above 0, not {lr}')
+    if not 0 < lr < np.inf: raise ValueError(f'lr must be above 0, not {lr}')
     precision_for(precision, 'cpu')                                          # checks precision
     augmentation(augment)                                                    # checks augment
     weights, digest = _checkpoint(weights)
@@ -230,7 +230,8 @@ def teach(
         for arm, f in files.items():
             if not f.is_file(): write_table(_labels_of_arm(arm, teacher, train, T, config, folder, seed), f)
         own = f', seed {seed}' if config.get('teacher_per_seed') else ''
-        if progress: print(f'Teacher and soft labels{own}: {time.time() - start:.0f} s', flush=True)
+        what = 'Soft labels' if config['teacher'] == 'none' else 'Teacher and soft labels'
+        if progress: print(f'{what}{own}: {time.time() - start:.0f} s', flush=True)
     return {arm: read_kept(f) for arm, f in files.items()}
 
 # %% ../nbs/40_experiment.ipynb #dd3d074e
@@ -326,7 +327,7 @@ def _check_arms(arms, seeds, config):
         lam = read_arm(arm)[1].get('lam')
         if lam is not None: DistillationLoss(lam)                                                       # checks it
         T = read_arm(arm)[1].get('T')
-        if T not in (None, 'valid') and not T > 0: raise ValueError(f'the temperature T must be above 0, not {T:g}, in the arm {arm!r}')
+        if T not in (None, 'valid') and not 0 < T < np.inf: raise ValueError(f'the temperature T must be above 0, not {T:g}, in the arm {arm!r}')
         if not kind.startswith('from '): continue
         if not config.get('start'): raise ValueError(f"the arm {arm!r} needs `start`, a run folder whose students it goes on training")
         lost = [seed for seed in range(seeds) if not _start(config, kind[5:], seed).is_file()]
