@@ -62,7 +62,7 @@ def main_options(version:Annotated[bool, typer.Option('--version', callback=_ver
 # %% ../nbs/43_cli.ipynb #513b8e30
 PhantomPath = Annotated[Path, typer.Argument(help='Folder to write.')]
 PhantomN = Annotated[int, typer.Option(help='Studies or mammograms.')]
-PhantomSeed = Annotated[int, typer.Option(help='Same seed, same files.')]
+PhantomSeed = Annotated[int, typer.Option(min=0, help='Same seed, same files.')]
 Dirt = Annotated[bool, typer.Option(help='With the faults of a real download, in known amounts (planted.json).')]
 
 @phantom_app.command('mimic')
@@ -372,6 +372,11 @@ def print_run(
     tell(f'\nReport: {page}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #190d6bb3
+def _picture_file(path, name): # Where a picture goes: in a folder it gets this name; without a suffix it is a PNG
+    path = Path(path)
+    if path.is_dir(): return path/name
+    return path if path.suffix else path.with_name(path.name + '.png')
+
 def leave_sheet(
     cohort, # The `Cohort`
     path:Path, # Where to
@@ -379,6 +384,7 @@ def leave_sheet(
 ):
     "Draw a sample of images with their boxes, and say where the sheet lies"
     from mmpkd.audit import contact_sheet
+    path = _picture_file(path, 'contact_sheet.png')
     contact_sheet(cohort, pixels).savefig(path, dpi=100)
     tell(f'Images with their boxes, to look at: {path}', whole=True)
 
@@ -521,6 +527,7 @@ def audit(
 ):
     "What is in the data, what was repaired, what would invalidate a result; exit code 1 if anything would"
     from mmpkd.audit import audit
+    if not jobs: raise ValueError('--jobs must be the number of threads, or -1 for as many as there are cores')
     try: cohort = load()
     except ValueError as e:
         tell(f'ERROR: this is no cohort yet. {e}', whole=True)           # what is redirected to a file should hold it, too
@@ -608,7 +615,7 @@ def demo(
     epochs:Epochs=12,
     informative:Annotated[float, typer.Option(help='Share of reports that belong to their patient; 0 makes the privileged information useless.')]=1.,
     arms:Arms='baseline,out-of-fold',
-    phantom_seed:Annotated[int, typer.Option(help='Seed of the phantom itself.')]=1,
+    phantom_seed:Annotated[int, typer.Option(min=0, help='Seed of the phantom itself.')]=1,
     jobs:Jobs='auto',
     report:Report=False,
     says:Annotated[str|None, typer.Option(help="With labels that name a side: the reports say 'what' there is, or also 'where'.")]=None,
@@ -662,7 +669,7 @@ def predict(
     p, heat, boxes = _look(s, a, _convention_of(student, tau))
     for label, value in p.items(): tell(f'{label}: {value:.3f}')
     for b in boxes: tell(f'box x0={b[0]} y0={b[1]} x1={b[2]} y1={b[3]}')
-    figure = show_localization(a, heat, boxes).figure
+    figure, out = show_localization(a, heat, boxes).figure, _picture_file(out, 'prediction.png')
     figure.savefig(out, dpi=150, bbox_inches='tight')
     plt.close(figure)
     tell(f'Drawn: {out}', whole=True)
@@ -712,7 +719,7 @@ def main():
     "The `mmpkd` command; exit code 1 is that of an audit that is not ok, 2 that of every error"
     _quiet()
     _any_terminal()
-    for stream in (sys.stdout, sys.stderr): _outlive_readers(stream)
+    for stream in filter(None, (sys.stdout, sys.stderr)): _outlive_readers(stream)
     try: code = app(standalone_mode=False)
     except KeyboardInterrupt: code = 130
     except Exception as e:
