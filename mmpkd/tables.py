@@ -436,6 +436,9 @@ def lesion_rows(
     return boxes, [('box row without a box left out', i, 'its numbers are blank: no lesion') for i in none.image_id]
 
 # %% ../nbs/00_tables.ipynb #433a273c
+def _one_spelling(name): # A name without what two hands may write in two ways
+    return ' '.join(unicodedata.normalize('NFKC', name).casefold().split())
+
 def _word(v): return str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v).strip()
 
 def as_words(
@@ -457,10 +460,10 @@ def wanted_boxes(
     labels:list # The classes asked for
 ) -> tuple[pd.DataFrame, list]: # Boxes of these classes; repairs as tuples
     "Boxes of the classes asked for; raises a `ValueError` if there are boxes and none is"
-    known = {_person(c): c for c in labels} | {c: c for c in labels}
+    known = {_one_spelling(c): c for c in labels} | {c: c for c in labels}
     said = class_words(boxes.label)
     if said.isna().any(): raise ValueError(f'the box of image {boxes.image_id[said.isna()].iloc[0]!r} has no class')
-    label = said.map(lambda c: known.get(c, known.get(_person(c))))
+    label = said.map(lambda c: known.get(c, known.get(_one_spelling(c))))
     other = label.isna()
     if len(boxes) and other.all():
         raise ValueError(f'none of the {len(boxes)} boxes has a class asked for ({_some(labels, 20)}); '
@@ -470,14 +473,11 @@ def wanted_boxes(
     return boxes[~other].assign(label=label[~other]), notes
 
 # %% ../nbs/00_tables.ipynb #61c40be4
-def _person(name): # A name without what two hands may write in two ways
-    return ' '.join(unicodedata.normalize('NFKC', name).casefold().split())
-
 def one_spelling(
     patients:pd.Series # Names of the patients as text, indexed by the `image_id`
 ) -> tuple[pd.Series, pd.Series, list]: # The first spelling of each name; who must be in one split; repairs as tuples
     "Patients whose names differ only in blanks, case or Unicode form as one"
-    who = patients.fillna('').map(_person)
+    who = patients.fillna('').map(_one_spelling)
     first = patients.groupby(who).transform('first')
     other = first != patients
     notes = [('patient written in several ways taken as one', i, 'the name differs in blanks, case or Unicode form')
@@ -529,8 +529,8 @@ def one_class_spelling(
 ) -> tuple[pd.Series, list]: # The same with one spelling of each; repairs as tuples
     "Classes whose names differ only in blanks, case or Unicode form as one"
     count = x.explode().value_counts().sort_index(kind='stable').sort_values(ascending=False, kind='stable')
-    first = {_person(c): c for c in reversed([*(classes or ()), *count.index])}
-    new = {c: c if c in (classes or ()) else first[_person(c)] for c in count.index}
+    first = {_one_spelling(c): c for c in reversed([*(classes or ()), *count.index])}
+    new = {c: c if c in (classes or ()) else first[_one_spelling(c)] for c in count.index}
     other = [c for c in count.index if new[c] != c]
     if not other: return x, []
     def rename(v): return [new[w] for w in v] if isinstance(v, list) else new[v]
