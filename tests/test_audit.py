@@ -736,7 +736,7 @@ def test_tables_in_words(clean):
     "The same headings on a terminal and in a notebook, where sentences are flush left"
     a = audit(cohort_of(clean))
     for text in (str(a), a._repr_html_()):
-        assert all(w in text for w in ('column', 'values', 'AUROC', 'of class', 'missing', 'its AUROC', "report (label named)"))
+        assert all(w in text for w in ('column', 'values', 'AUROC', 'of class', 'blank', 'its AUROC', "report (label named)"))
         assert not [w for w in ('auroc', 'levels', 'class_missing', 'image_ids') if w in text]
     assert '<td style="text-align: left;">Images are 24 to 24 pixels wide' in a._repr_html_()
 

@@ -56,6 +56,7 @@ def test_help_tells_everything(path, command):
         if p.name == 'help': continue
         if p.param_type_name == 'argument': assert p.name in said.lower(), p.name
         for o in p.opts if p.param_type_name == 'option' else []: assert o in said, o
+        if p.param_type_name == 'argument' and p.help is None: continue                 # older versions of typer keep it elsewhere
         assert p.help and p.help.split(',')[0].split(';')[0] in said, p.name
         if p.default not in (None, '') and p.param_type_name == 'option' and not p.is_flag: assert f'[default: {p.default}]' in said, p.name
 
@@ -782,7 +783,7 @@ def test_a_run_without_regions(unmarked, tmp_path):
 
 def test_studies_without_regions(unmarked, tmp_path):
     result = invoke('grid', 'table', *unmarked, '--tabular', 'birads', '--seeds', 1, '--lams', '0.3,0.7', '--out', tmp_path/'grid')
-    assert result.exit_code == 0 and 'chosen' in result.output and 'prediction is not held against localization' in result.output, result.output
+    assert result.exit_code == 0 and 'chosen' in result.output and 'prediction is not held against localization' in ' '.join(result.output.split()), result.output
     result = invoke('quality', 'table', *unmarked, '--tabular', 'birads', '--seeds', 1, '--shares', '1', '--out', tmp_path/'quality')
     assert result.exit_code == 0 and 'auroc_sd' in result.output and 'pixel' not in result.output, result.output
     result = invoke('transfer', 'table', *unmarked, '--from', tmp_path/'quality', '--out', tmp_path/'b')

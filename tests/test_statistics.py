@@ -353,7 +353,7 @@ def test_only_controls_or_only_prediction():
     c = compare_arms(runs(baseline=dict(iou=five()), c=dict(iou=five(.5))), controls='c')
     assert (c.attrs['tests'], c.attrs['tests_controls']) == (0, 1) and 'improves IoU' in verdict(c)['c']
     c = compare_arms(runs(baseline=dict(auroc=five()), a=dict(auroc=five(.5)), c=dict(auroc=five(.5))), controls=['c'])
-    assert c.p_holm.isna().all() and 'Holm over 0 tests' in verdict(c)['a']
+    assert c.p_holm.isna().all() and 'Holm' not in verdict(c)['a']
 
 def test_five_metrics_and_five_controls_stay_readable():
     names = ['pixel_auroc','iou','auprc','hit','mass']
