@@ -7,8 +7,8 @@ Docs: https://mmpkd.github.io/mmpkd/audit.html.md"""
 # %% auto #0
 __all__ = ['SEVERITIES', 'IMAGE', 'MASK', 'LAYOUTS', 'WIDTH', 'finding', 'split_findings', 'patient_findings', 'part_findings',
            'denied_findings', 'box_findings', 'scope_findings', 'plainness', 'small_copy', 'look', 'look_mask',
-           'look_at_files', 'twin_findings', 'roi_findings', 'some_with_regions', 'repair_findings', 'lay_out',
-           'contrast_maps', 'box_contrast', 'orientation_table', 'orientation_findings', 'file_findings',
+           'look_at_files', 'twin_findings', 'roi_findings', 'scale_findings', 'some_with_regions', 'repair_findings',
+           'lay_out', 'contrast_maps', 'box_contrast', 'orientation_table', 'orientation_findings', 'file_findings',
            'path_findings', 'auroc', 'target_rate', 'column_auroc', 'mentions', 'column_table', 'is_identifier',
            'column_findings', 'misspelling_findings', 'hidden_findings', 'text_findings', 'Audit', 'audit',
            'contact_sheet']
@@ -264,6 +264,20 @@ def roi_findings(
     if full.any(): out.append(finding('warning', 'full mask', 'The masks of these images mark the whole image, where nothing can be localized; leave these regions out.', r.image_id[full], full.sum()))
     return out
 
+# %% ../nbs/08_audit.ipynb #2f6be9a8
+def scale_findings(
+    cohort:Cohort,
+    images:pd.DataFrame, # `h` and `w`, indexed by `image_id`
+    least:int=20 # Fewer patients than this say nothing
+) -> list: # Of findings
+    "Boxes that all lie in the upper left quarter of their images"
+    r = cohort.rois.join(images[['h', 'w']], on='image_id', how='inner')
+    n = cohort.items.patient_id[cohort.items.image_id.isin(r.image_id)].nunique()
+    if n < least or (r.x1 > r.w/2).any() or (r.y1 > r.h/2).any(): return []
+    text = (f'All boxes of {n} patients lie in the upper left quarter of their images: they may be in per cent, '
+            'or from a smaller copy of the images; look at the contact sheet, and correct the boxes.')
+    return [finding('warning', 'boxes may be on another scale', text, count=n)]
+
 # %% ../nbs/08_audit.ipynb #634762e2
 def _outside(path): # Whether a path leaves its root
     p = str(path).replace('\\', '/')
@@ -449,6 +463,7 @@ def file_findings(
         text = 'These images show nothing, or nearly nothing; look at the files.'
         out.append(finding('warning', 'image of one grey value', text, images.index[flat]))
     out += twin_findings(cohort, images.digest[~flat]) + roi_findings(cohort, images, masks.drop(columns='reason'))
+    out += scale_findings(cohort, images)
     out += orientation_findings(cohort, images) + repair_findings(images.notes)
     if len(images):
         (w0, w1), (h0, h1) = ((int(images[c].min()), int(images[c].max())) for c in 'wh')
@@ -795,6 +810,7 @@ def show(self:Audit,
     ax.axvline(self.leak, color='tab:red', lw=1, ls='--', label='warned of from here')
     ax.set(xlim=(.5, 1.01), xlabel='AUROC of the column alone (its best class)')
     ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), borderaxespad=5, ncols=3, fontsize=8, frameon=False)   # below the axis label
+    for name in ax.get_yticklabels(): name.set_parse_math(False)
     return ax
 
 # %% ../nbs/08_audit.ipynb #1bebd49a
@@ -833,7 +849,7 @@ def audit(
     n_jobs:int=-1, # Threads that decode; -1 for as many as there are cores
     leak:float=.95, # A privileged column that alone reaches this AUROC is warned of; ours
     seed:int=0, # Of the folds in which categories are tried, and of the images that orientation is tried on
-    hidden:pd.DataFrame=None # Words that were hidden from the teacher, from `hide_counts`
+    hidden:pd.DataFrame=None # Words that were hidden from the teacher, from `hide_counts`; by default those of the cohort
 ) -> Audit:
     "Everything that would invalidate a result on this cohort, or that its user should know"
     if not .5 < leak <= 1: raise ValueError(f'leak is an AUROC above 0.5 and up to 1, not {leak}')
@@ -849,6 +865,7 @@ def audit(
     taught = cohort if cohort.parts is None else cohort.parts
     columns = column_table(taught, seed)
     found += column_findings(taught, columns, leak) + text_findings(taught)
+    hidden = cohort.hidden if hidden is None else hidden
     if hidden is not None: found += hidden_findings(hidden)
     if len(cohort.repairs): found.append(finding('note', 'repairs', f'The loader made {len(cohort.repairs)} repairs of {cohort.repairs.repair.nunique()} kinds; each is listed.', count=len(cohort.repairs)))
     return Audit(cohort, found, columns, unreadable, leak)

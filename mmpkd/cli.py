@@ -62,7 +62,7 @@ def main_options(version:Annotated[bool, typer.Option('--version', callback=_ver
 # %% ../nbs/43_cli.ipynb #513b8e30
 PhantomPath = Annotated[Path, typer.Argument(help='Folder to write.')]
 PhantomN = Annotated[int, typer.Option(help='Studies or mammograms.')]
-PhantomSeed = Annotated[int, typer.Option(help='Same seed, same files.')]
+PhantomSeed = Annotated[int, typer.Option(min=0, help='Same seed, same files.')]
 Dirt = Annotated[bool, typer.Option(help='With the faults of a real download, in known amounts (planted.json).')]
 
 @phantom_app.command('mimic')
@@ -184,10 +184,12 @@ def _tell_hidden(hidden): # From `hide_counts`
         else: tell(f'WARNING: {r.word!r} is to be hidden, and no report has it')
         if r.misspelt: tell(f'WARNING: spellings close to {r.word!r} stay in the reports: {r.misspelt}')
 
-def _hide(items, text, words): # The table, whose reports lack these words
+def _hide(items, text, words): # The table, whose reports lack these words; how many had each
     from mmpkd.mimic import hide_counts, mask_labels
-    _tell_hidden(hide_counts(items[text], words))
-    return items.assign(**{text: [mask_labels(r, dict(hidden=words)) if isinstance(r, str) else r for r in items[text]]})
+    hidden = hide_counts(items[text], words)
+    _tell_hidden(hidden)
+    reports = [mask_labels(r, dict(hidden=words)) if isinstance(r, str) else r for r in items[text]]
+    return items.assign(**{text: reports}), hidden
 
 # %% ../nbs/43_cli.ipynb #1b91a4a8
 def _column_roles(image_id, patient, image, labels, tabular, split, text, masks): # Column -> what it is used as
@@ -229,10 +231,13 @@ def table(
     split:Annotated[str|None, typer.Option(help="Column with train, valid and test; by default split, if there is one. Without one, or with 'none', a split by patients is made.")]=None,
     valid:Annotated[float, typer.Option(help='Share of images for validation, if a split is made.')]=.1,
     test:Annotated[float, typer.Option(help='Share of images for testing, if a split is made.')]=.2,
-    split_seed:Annotated[int, typer.Option(help='Of the split, if one is made.')]=0,
+    split_seed:Annotated[int, typer.Option(min=0, help='Of the split, if one is made.')]=0,
 ):
     "Your own table: reports, metadata or both are privileged."
     from mmpkd.cohort import Cohort, need_columns, read_noted_table
+    if hide and not text: raise ValueError('--hide hides words of the reports: name their column with --text')
+    if box_label != 'label' and not boxes: raise ValueError('--box-label names a column of the boxes: give --boxes FILE')
+    if label_sep == '': raise ValueError("--label-sep must name what separates the classes, such as '|'")
     if boxes and masks: raise ValueError('where are the lesions? Give --boxes FILE or --masks COLUMN, one of them')
     if masks and label_sep:
         raise ValueError('--masks does not say which of several classes it is of; give --boxes FILE, which may have a column mask')
@@ -246,9 +251,11 @@ def table(
     if not split:
         tell(f'No split is given: one is made by patients, {valid:.0%} for validation and {test:.0%} for testing (seed {split_seed}).')
     rois = _mask_regions(items, masks, label, image_id, image, root, task) if masks else boxes
-    if hide and text: items = _hide(items, text, hide)
+    hidden = None
+    if hide: items, hidden = _hide(items, text, hide)
     cohort = Cohort.from_table(items, label, rois, image_id, patient, split, image, text, tabular or (), root, task, table.stem,
                                valid, test, split_seed, label_sep, box_label, classes or None, repairs)
+    cohort.hidden = hidden
     if len(cohort.repairs): tell('Repairs: ' + '; '.join(f'{k} ({v})' for k, v in cohort.repair_counts().items()))
     return cohort
 
@@ -365,6 +372,11 @@ def print_run(
     tell(f'\nReport: {page}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #190d6bb3
+def _picture_file(path, name): # Where a picture goes: in a folder it gets this name; without a suffix it is a PNG
+    path = Path(path)
+    if path.is_dir(): return path/name
+    return path if path.suffix else path.with_name(path.name + '.png')
+
 def leave_sheet(
     cohort, # The `Cohort`
     path:Path, # Where to
@@ -372,6 +384,7 @@ def leave_sheet(
 ):
     "Draw a sample of images with their boxes, and say where the sheet lies"
     from mmpkd.audit import contact_sheet
+    path = _picture_file(path, 'contact_sheet.png')
     contact_sheet(cohort, pixels).savefig(path, dpi=100)
     tell(f'Images with their boxes, to look at: {path}', whole=True)
 
@@ -515,6 +528,7 @@ def audit(
 ):
     "What is in the data, what was repaired, what would invalidate a result; exit code 1 if anything would"
     from mmpkd.audit import audit
+    if not jobs: raise ValueError('--jobs must be the number of threads, or -1 for as many as there are cores')
     try: cohort = load()
     except ValueError as e:
         tell(f'ERROR: this is no cohort yet. {e}', whole=True)           # what is redirected to a file should hold it, too
@@ -602,7 +616,7 @@ def demo(
     epochs:Epochs=12,
     informative:Annotated[float, typer.Option(help='Share of reports that belong to their patient; 0 makes the privileged information useless.')]=1.,
     arms:Arms='baseline,out-of-fold',
-    phantom_seed:Annotated[int, typer.Option(help='Seed of the phantom itself.')]=1,
+    phantom_seed:Annotated[int, typer.Option(min=0, help='Seed of the phantom itself.')]=1,
     jobs:Jobs='auto',
     report:Report=False,
     says:Annotated[str|None, typer.Option(help="With labels that name a side: the reports say 'what' there is, or also 'where'.")]=None,
@@ -656,7 +670,7 @@ def predict(
     p, heat, boxes = _look(s, a, _convention_of(student, tau))
     for label, value in p.items(): tell(f'{label}: {value:.3f}')
     for b in boxes: tell(f'box x0={b[0]} y0={b[1]} x1={b[2]} y1={b[3]}')
-    figure = show_localization(a, heat, boxes).figure
+    figure, out = show_localization(a, heat, boxes).figure, _picture_file(out, 'prediction.png')
     figure.savefig(out, dpi=150, bbox_inches='tight')
     plt.close(figure)
     tell(f'Drawn: {out}', whole=True)
@@ -676,6 +690,15 @@ def _any_terminal():
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
 
+def _outlive_readers(stream):
+    "A reader that closes its pipe early, such as `head`, gets no more, and the work goes on"
+    def guarded(f):
+        def call(*args):
+            try: return f(*args)
+            except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return call
+    stream.write, stream.flush = guarded(stream.write), guarded(stream.flush)
+
 def _in_words(e): # An exception as a line, or as a line and a list
     if hasattr(e, 'format_message'):                                    # of typer
         command = e.ctx.command_path if getattr(e, 'ctx', None) else 'mmpkd'
@@ -683,6 +706,8 @@ def _in_words(e): # An exception as a line, or as a line and a list
     if isinstance(e, OSError) and e.filename is not None: return f'{e.strerror}: {e.filename}'
     if isinstance(e, (ValueError, OSError, ImportError)): return str(e)
     said = ' '.join(str(e).split())
+    if isinstance(e, RuntimeError) and 'memory' in said:
+        return f'not enough memory (a smaller --size or --bs needs less): {said}'
     return f'{type(e).__name__}: {said} (not foreseen; with MMPKD_TRACEBACK=1 the command shows where)'
 
 def _fail(e): # Say it, and give the exit code
@@ -695,6 +720,7 @@ def main():
     "The `mmpkd` command; exit code 1 is that of an audit that is not ok, 2 that of every error"
     _quiet()
     _any_terminal()
+    for stream in filter(None, (sys.stdout, sys.stderr)): _outlive_readers(stream)
     try: code = app(standalone_mode=False)
     except KeyboardInterrupt: code = 130
     except Exception as e:

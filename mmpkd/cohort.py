@@ -18,9 +18,10 @@ import pandas as pd
 from fastcore.basics import patch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from .tables import (BLANKS, BOX, CORNERS, EXTENTS, REPAIRS, _some, as_boxes, as_words, class_words, image_paths,
-                          inside_root, lesion_rows, merge_rows, need_columns, one_hot, one_spelling, read_coco,
-                          read_noted_table, read_table, repair_table, split_labels, wanted_boxes, zeros_and_ones)
+from .tables import (BLANKS, BOX, CORNERS, EXTENTS, NOTHING, REPAIRS, _some, as_boxes, as_words, class_lists,
+                          class_words, image_paths, inside_root, lesion_rows, merge_rows, need_columns,
+                          one_class_spelling, one_hot, one_spelling, read_coco, read_noted_table, read_table,
+                          repair_table, split_labels, wanted_boxes, zeros_and_ones)
 
 # %% ../nbs/00_cohort.ipynb #d9c68097
 SPLITS = ('train', 'valid', 'test')
@@ -104,7 +105,8 @@ class Cohort:
         task:str='multilabel', # 'multilabel' or 'multiclass' (then the labels are one-hot)
         name:str='cohort', # Shown in tables and reports
         repairs:pd.DataFrame=None, # What the loader changed or left out, from `repair_table`
-        parts=None # A `Cohort` with one row per part of an image, and a column `of` with the image it belongs to
+        parts=None, # A `Cohort` with one row per part of an image, and a column `of` with the image it belongs to
+        hidden:pd.DataFrame=None # Words that were hidden from its reports, from `hide_counts`, for the audit
     ):
         labels, tabular = list(labels), list(tabular)
         if not labels or len(set(labels)) < len(labels): raise ValueError(f'a cohort needs at least one label column, and each only once, not {labels}')
@@ -123,7 +125,7 @@ class Cohort:
         if 'mask' in rois: check_paths(rois.set_index('image_id')['mask'], 'mask')
         if parts is not None: check_parts(parts, items, labels, task)
         self.items, self.labels, self.rois, self.text, self.tabular = items, labels, rois, text, tabular
-        self.root, self.task, self.name, self.parts = Path(root), task, name, parts
+        self.root, self.task, self.name, self.parts, self.hidden = Path(root), task, name, parts, hidden
         self.repairs = repair_table() if repairs is None else repairs.reset_index(drop=True)
 
     def __len__(self): return len(self.items)
@@ -161,7 +163,7 @@ def take(self:Cohort,
     items = self.items.set_index('image_id', drop=False).loc[list(image_ids)]
     rois = self.rois[self.rois.image_id.isin(items.image_id)]
     parts = self.parts and self.parts.take(self.parts.items.image_id[self.parts.items.of.isin(items.image_id)])
-    return Cohort(items, self.labels, rois, self.text, self.tabular, self.root, self.task, self.name, self.repairs, parts)
+    return Cohort(items, self.labels, rois, self.text, self.tabular, self.root, self.task, self.name, self.repairs, parts, self.hidden)
 
 @patch
 def split(self:Cohort,
@@ -250,6 +252,18 @@ def column_kinds(
     return pd.DataFrame([dict(column=c, kind=kind(table[c]), values=table[c].nunique(), missing=round(table[c].isna().mean(), 3)) for c in table]).set_index('column')
 
 # %% ../nbs/00_cohort.ipynb #5158fa61
+class _Folds(StratifiedGroupKFold): # The same folds, found in a fraction of the time: all are tried for a patient at once
+    def _find_best_fold(self, y_counts_per_fold, y_cnt, group_y_counts):
+        k = np.arange(self.n_splits)
+        tried = np.repeat(y_counts_per_fold[None], self.n_splits, axis=0)   # (fold, fold, class)
+        tried[k, k] += group_y_counts
+        spread = np.std(tried/y_cnt, axis=1).mean(axis=1).tolist()
+        size, best = y_counts_per_fold.sum(axis=1).tolist(), 0
+        for i in k[1:]:
+            close = abs(spread[i] - spread[best]) <= 1e-8 + 1e-5*abs(spread[best])
+            if spread[i] < spread[best] or close and size[i] < size[best]: best = i
+        return best
+
 def patient_split(
     patients, # (N,) who each image is of
     strata, # (N,) class of each image, or any text that stands for its labels
@@ -268,7 +282,7 @@ def patient_split(
     size = pd.Series(strata).value_counts()
     rare = pd.Series(strata).map(size).to_numpy() < n                                     # too few to be spread
     strata = np.where(rare, 'rare' if rare.sum() >= n else size.index[0], strata)
-    folds = [f for _, f in StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(patients, strata, patients) if len(f)]
+    folds = [f for _, f in _Folds(n, shuffle=True, random_state=seed).split(patients, strata, patients) if len(f)]
     if len(folds) <= sum(held): folds = [np.flatnonzero(patients == p) for p in np.random.default_rng(seed).permutation(names)]
     m, a = len(folds), max(round(test*len(folds)), held[0])
     b = min(max(round((test + valid)*m) - a, held[1]), m - 1 - held[0])                   # `a` folds for testing, `b` for validation, at least one for training
@@ -280,8 +294,8 @@ def patient_split(
 def _tidy(items, columns): # These columns as text without blanks around it; repairs as tuples
     out, notes = {c: as_words(items[c]) for c in columns}, []
     for c, w in out.items():
-        text = items[c].map(lambda v: isinstance(v, str))
-        loose = text & (items[c] != w)
+        text = items[c].map(lambda v: isinstance(v, str)).astype(bool)
+        loose = text & (items[c].astype(object) != w.astype(object))
         if loose.any(): notes.append(('blanks around words removed', c, f'{int(loose.sum())} cells'))
     return items.assign(**out), notes
 
@@ -304,33 +318,67 @@ def _tidy_words(items, named, tabular,
     tabular = [c for c in tabular if c in items]
     items, loose = _tidy(items, _word_columns(items, tabular))
     items, kept = _blank_words(items, [*named, *tabular], text if text in items else None)
+    for c in tabular:
+        endless = items[c].isin([np.inf, -np.inf])
+        if not endless.any(): continue
+        items = items.assign(**{c: items[c].mask(endless)})
+        kept.append(('infinite numbers taken for blanks', c, f'{int(endless.sum())} cells'))
     return items, loose + kept
 
 # %% ../nbs/00_cohort.ipynb #5f602809
+_SPLIT_WORDS = {**dict.fromkeys('train training'.split(), 'train'), **dict.fromkeys('test testing'.split(), 'test'),
+                **dict.fromkeys('valid val validate validation dev'.split(), 'valid')}
+
+def _split_words(x): # 'Train', 'val' and so on as we call them; repairs as tuples
+    known = x.str.casefold().map(_SPLIT_WORDS)
+    out = known.where(known.notna(), x)
+    other = sorted(set(x[x.notna() & (out != x)]))
+    said = ', '.join(f'{w!r} is {_SPLIT_WORDS[w.casefold()]!r}' for w in other)
+    return out, [('names of splits read as ours', 'split', said)]*bool(other)
+
 def _identify(items, image_id, patient_id, image, split,
               root): # The columns `image_id`, `patient_id`, `image` and `split`
     keys = dict(image_id=items[image_id], patient_id=items[patient_id or image_id], image=image_paths(items, image))
     if split: keys['split'] = items[split]
     items, notes = _tidy(items.assign(**keys), list(keys))
     items['image'], more = inside_root(items.image, root)
+    if split:
+        items['split'], words = _split_words(items['split'])
+        more += words
     if patient_id is None:
         notes.append(('no patient column: each image is its own patient', image_id,
                       f'{items.image_id.nunique()} patients'))
     return items, notes + more
 
-def _check_table(items, labels, keys): # Raise for a table that no cohort can be made of
+def _check_table(items, labels, keys, tabular): # Raise for a table that no cohort can be made of
     if not len(items): raise ValueError('the table has no rows')
     twice = items.columns[items.columns.duplicated()]
     if len(twice): raise ValueError(f'more than one column of the table is called {twice[0]!r}')
     both = [c for c in labels if c in keys]
     if both: raise ValueError(f'{both[0]!r} cannot be a label and name the image, its patient, its path or its split')
+    for c in (c for c in tabular if c in items and items[c].dtype == object):
+        odd = items[c].map(lambda v: isinstance(v, (list, tuple, set, dict, np.ndarray)))
+        if odd.any():
+            raise ValueError(f'the metadata column {c!r} holds {items[c][odd].iloc[0]!r}; '
+                             'it must hold one number or word in each row')
+
+def _list_notes(x, sep): # What is odd about lists of classes
+    known, odd = x.dropna(), []
+    several = known[known.map(len) > 1]
+    if not len(several): odd.append(('no cell has the separator of classes', x.name, f'label_sep={sep!r}'))
+    denied = sum(any(w.casefold() in NOTHING for w in v) for v in several)
+    if denied: odd.append(("'No Finding' beside a class passed over", x.name, f'{denied} cells'))
+    return odd
 
 def _labelled(items, labels, task, label_sep, classes): # The label columns as zeros and ones
     notes = []
     if label_sep or task == 'multiclass' and len(labels) == 1:
         if len(labels) > 1:
             raise ValueError(f'label_sep goes with one column that names the classes, not with {len(labels)}')
-        y = split_labels(items[labels[0]], label_sep, classes) if label_sep else one_hot(items[labels[0]], classes)
+        x = class_lists(items[labels[0]], label_sep) if label_sep else class_words(items[labels[0]])
+        x, notes = one_class_spelling(x, classes)
+        if label_sep: notes += _list_notes(x, label_sep)
+        y = split_labels(x, label_sep, classes) if label_sep else one_hot(x, classes)
         clash = [c for c in y if c in items and c not in labels]
         if clash:
             raise ValueError(f'the table has a column {clash[0]!r}, which is also a class in {labels[0]!r}; '
@@ -359,20 +407,24 @@ def _regions(rois, labels, image_id, box_label, root): # The boxes of these clas
     if 'image_id' not in boxes and image_id in boxes: boxes = boxes.rename(columns={image_id: 'image_id'})
     need_columns(boxes, ['image_id'], 'the table of boxes')
     boxes = as_boxes(boxes).reset_index(drop=True)
+    if box_label != 'label': need_columns(boxes, [box_label], f'the table of boxes (box_label={box_label!r})')
     if box_label != 'label': boxes = boxes.drop(columns='label', errors='ignore').rename(columns={box_label: 'label'})
     if 'label' not in boxes and box_label == 'label' and len(labels) == 1: boxes = boxes.assign(label=labels[0])
-    need_columns(boxes, ['label'], f'the table of boxes (box_label={box_label!r})')
+    need_columns(boxes, ['label'], 'the table of boxes (box_label may name another column with the class)')
     if labels == [box_label]:
         boxes['label'] = class_words(boxes.label).replace('1', labels[0])     # the label itself, of each box
     if 'mask' in boxes: boxes['mask'] = inside_root(as_words(boxes['mask']), root)[0]
     boxes, more = lesion_rows(_tidy(boxes, ['image_id'])[0])
     boxes, other = wanted_boxes(boxes, labels)
-    boxes, cut = _begin_inside(boxes.reset_index(drop=True))
-    return boxes, [*notes.itertuples(index=False, name=None)] + more + other + cut
+    twice = boxes.duplicated(['image_id', 'label', *BOX, *['mask']*('mask' in boxes)])
+    again = [('box given twice', i, 'another with the same corners and class; left out') for i in boxes.image_id[twice]]
+    boxes, cut = _begin_inside(boxes[~twice].reset_index(drop=True))
+    return boxes, [*notes.itertuples(index=False, name=None)] + more + other + again + cut
 
 def _begin_inside(boxes): # Boxes that begin up to a pixel outside, as rounding leaves them; repairs as tuples
     start = boxes[['x0', 'y0']].astype(float)
-    where = (start < 0).any(axis=1) & (start >= -1).all(axis=1)
+    fine = (boxes.x0 < boxes.x1) & (boxes.y0 < boxes.y1)
+    where = fine & (start < 0).any(axis=1) & (start >= -1).all(axis=1)
     boxes.loc[where, ['x0', 'y0']] = start[where].clip(lower=0)
     return boxes, [('box clipped to its image', i, 'it began up to a pixel outside') for i in boxes.image_id[where]]
 
@@ -406,13 +458,13 @@ def from_table(cls:Cohort,
     repairs:pd.DataFrame=None # What was converted before, as from `read_noted_table`
 ) -> Cohort:
     "A cohort from anyone's table; raises a `ValueError` that names a missing column or an impossible value"
-    labels, tabular = [labels] if isinstance(labels, str) else list(labels), list(tabular)
+    labels, tabular = [labels] if isinstance(labels, str) else list(labels), list(dict.fromkeys(tabular))
     named = labels if label_sep or task == 'multiclass' and len(labels) == 1 else []
     if classes is not None and not named:
         raise ValueError("classes goes with one label column that names them (task='multiclass' or label_sep)")
     items, read = read_noted_table(table, (image_id, patient_id, image, split, *named))
     need_columns(items, [c for c in (image_id, patient_id, *labels) if c], 'the table')
-    _check_table(items, labels, {image_id, patient_id, split, image, *KEYS})
+    _check_table(items, labels, {image_id, patient_id, split, image, *KEYS}, tabular)
     if split and split not in items:
         raise ValueError(f'the table has no column {split!r}; name the one with train, valid and test, '
                          'or take split=None to have a split made by patients')

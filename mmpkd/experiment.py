@@ -82,11 +82,11 @@ def make_config(
     elif teacher_args or preset or T == 'valid':
         raise ValueError("without a teacher, teacher_args, preset and T='valid' mean nothing")
     DistillationLoss(lam)                                                    # checks lam
-    if T != 'valid' and not (isinstance(T, (int, float)) and T > 0): raise ValueError(f"the temperature T must be above 0, or 'valid', not {T!r}")
+    if T != 'valid' and not (isinstance(T, (int, float)) and 0 < T < np.inf): raise ValueError(f"the temperature T must be above 0, or 'valid', not {T!r}")
     if matched not in HOW: raise ValueError(f"matched must be {', '.join(HOW)}, not {matched!r}")
     for name, value in dict(size=size, epochs=epochs, bs=bs).items():
         if not (isinstance(value, int) and value > 0): raise ValueError(f'{name} must be a whole number above 0, not {value!r}')
-    if not lr > 0: raise ValueError(f'lr must be above 0, not {lr}')
+    if not 0 < lr < np.inf: raise ValueError(f'lr must be above 0, not {lr}')
     precision_for(precision, 'cpu')                                          # checks precision
     augmentation(augment)                                                    # checks augment
     weights, digest = _checkpoint(weights)
@@ -141,17 +141,23 @@ def write_table(
 
 # %% ../nbs/40_experiment.ipynb #e2fda96f
 def read_json(
-    path:Path # A file of a run
+    path:Path, # A file of a run
+    kind:type=dict # What it must hold
 ): # What it holds
-    "JSON from a file; raises a `ValueError` that names a damaged one"
-    try: return json.loads(path.read_text(encoding='utf-8'))
+    "JSON from a file; raises a `ValueError` that names one that is damaged or holds something else"
+    try: found = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(f'{path} is damaged: {e}') from e
+    if not isinstance(found, kind):
+        raise ValueError(f'{path} is not what `mmpkd run` writes: it holds a {type(found).__name__}')
+    return found
 
 def read_kept(
     path:Path # A file of a run
 ) -> pd.DataFrame:
     "A table from a Parquet file; raises a `ValueError` that names a damaged one"
-    if not path.is_file(): raise FileNotFoundError(f'{path} is missing; the same command again makes what is missing')
+    if not path.is_file():
+        first = f', once {path.parent} is removed' if path.parent.parent.parent.name == 'units' else ''
+        raise FileNotFoundError(f'{path} is missing; the same command again makes what is missing{first}')
     try: return pd.read_parquet(path)
     except (ValueError, OSError) as e: raise ValueError(f'{path} is damaged: {e}') from e
 
@@ -246,7 +252,8 @@ def teach(
         for arm, f in files.items():
             if not f.is_file(): write_table(_labels_of_arm(arm, teacher, train, T, config, folder, seed), f)
         own = f', seed {seed}' if config.get('teacher_per_seed') else ''
-        if progress: print(f'Teacher and soft labels{own}: {time.time() - start:.0f} s', flush=True)
+        what = 'Soft labels' if config['teacher'] == 'none' else 'Teacher and soft labels'
+        if progress: print(f'{what}{own}: {time.time() - start:.0f} s', flush=True)
     return {arm: read_kept(f) for arm, f in files.items()}
 
 # %% ../nbs/40_experiment.ipynb #dd3d074e
@@ -342,7 +349,7 @@ def _check_arms(arms, seeds, config):
         lam = read_arm(arm)[1].get('lam')
         if lam is not None: DistillationLoss(lam)                                                       # checks it
         T = read_arm(arm)[1].get('T')
-        if T not in (None, 'valid') and not T > 0: raise ValueError(f'the temperature T must be above 0, not {T:g}, in the arm {arm!r}')
+        if T not in (None, 'valid') and not 0 < T < np.inf: raise ValueError(f'the temperature T must be above 0, not {T:g}, in the arm {arm!r}')
         if not kind.startswith('from '): continue
         if not config.get('start'): raise ValueError(f"the arm {arm!r} needs `start`, a run folder whose students it goes on training")
         lost = [seed for seed in range(seeds) if not _start(config, kind[5:], seed).is_file()]
@@ -404,7 +411,7 @@ def _same_settings(out, config):
 def _keep_environment(out, env):
     "Append to `environment.json` if it is a new one; refuse other data"
     path = out/'environment.json'
-    known = read_json(path) if path.is_file() else []
+    known = read_json(path, list) if path.is_file() else []
     if known and known[0]['data'] != env['data']: raise ValueError(f'{out} holds a run on other data: {known[0]["data"]} there, {env["data"]} here. Choose another folder')
     if env not in known: write_text(path, json.dumps(known + [env], indent=2))
 
@@ -478,8 +485,8 @@ class Run:
     ):
         self.folder = Path(folder)
         if not (self.folder/'asked.json').is_file(): raise FileNotFoundError(f'no finished run in {self.folder}; `mmpkd run` makes one, and goes on where it stopped')
-        kept = (read_json(self.folder/f'{f}.json') for f in ('config', 'asked', 'environment'))
-        self.config, self.asked, self.environments = kept
+        self.config, self.asked = (read_json(self.folder/f'{f}.json') for f in ('config', 'asked'))
+        self.environments = read_json(self.folder/'environment.json', list)
         try: self.arms, self.seeds = self.asked['arms'], self.asked['seeds']
         except (KeyError, TypeError):
             raise ValueError(f"{self.folder/'asked.json'} is not what `mmpkd run` writes: it names no arms and seeds") from None
@@ -632,7 +639,9 @@ def maps(self:Run,
     "Attention maps of a student; raises a `ValueError` that names a damaged file"
     path = self.unit(arm, seed)/'attention.npz'
     try: return AttentionMaps.load(path)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as e: raise ValueError(f'{path} is damaged: {e}') from e
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+        said = e if zipfile.is_zipfile(path) else 'it is no archive of NumPy'
+        raise ValueError(f'{path} is damaged: {said}') from e
 
 @patch
 def auroc(self:Run,

@@ -167,8 +167,10 @@ def show_calibration(
         b = reliability(y[c], p[c], bins)
         line, = ax.plot(b['mean p'], b['prevalence'], lw=1, label=f'{c}, ECE {table.ECE[c]:.2f}')
         ax.scatter(b['mean p'], b['prevalence'], 150*b.n/b.n.sum() + 4, color=line.get_color())
-    ax.set(xlim=(-.03, 1.03), ylim=(-.03, 1.03), aspect='equal', xlabel='what the teacher says', ylabel='share with the finding', title=title)
-    if ax.lines[1:]: ax.legend(fontsize='x-small')
+    ax.set(xlim=(-.03, 1.03), ylim=(-.03, 1.03), aspect='equal', xlabel='what the teacher says', ylabel='share with the finding')
+    ax.set_title(title, parse_math=False)
+    if ax.lines[1:]:
+        for name in ax.legend(fontsize='x-small').get_texts(): name.set_parse_math(False)
     return ax
 
 # %% ../nbs/11_soft_labels.ipynb #c4584964

@@ -7,11 +7,12 @@ Docs: https://mmpkd.github.io/mmpkd/tables.html.md"""
 # %% auto #0
 __all__ = ['BOX', 'REPAIRS', 'BLANKS', 'KINDS', 'CORNERS', 'EXTENTS', 'NOTHING', 'need_columns', 'repair_table', 'decode_text',
            'find_header', 'split_rows', 'parse_numbers', 'read_noted_table', 'read_table', 'as_boxes', 'read_coco',
-           'lesion_rows', 'as_words', 'class_words', 'wanted_boxes', 'one_spelling', 'zeros_and_ones', 'split_labels',
-           'one_hot', 'merge_rows', 'inside_root', 'image_paths']
+           'lesion_rows', 'as_words', 'class_words', 'wanted_boxes', 'one_spelling', 'zeros_and_ones', 'class_lists',
+           'one_class_spelling', 'split_labels', 'one_hot', 'merge_rows', 'inside_root', 'image_paths']
 
 # %% ../nbs/00_tables.ipynb #dcd3c8b5
 import csv, gzip, io, json, re, unicodedata, zlib
+from decimal import Decimal
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -118,7 +119,7 @@ def _clean_rows(rows, names): # The rows of a reader that hold anything, with a 
         if row == [_END]: return
         if row and row[-1].endswith(f'{_END}\n'): raise ValueError(f'a quote in line {line + 1} is never closed')
         line = rows.line_num
-        if len(row) == len(names) and row[0].strip():                          # most rows
+        if len(row) == len(names) and row[0].strip():                       # most rows
             yield row
             continue
         if not _filled(row): continue
@@ -149,19 +150,26 @@ BLANKS = frozenset('na n/a n.a. #na #n/a nan -nan null none <na> 1.#ind -1.#ind 
 _TRUTH = {**dict.fromkeys(('True', 'TRUE', 'true'), True), **dict.fromkeys(('False', 'FALSE', 'false'), False)}
 
 def _pattern(decimal): # Numbers with this decimal mark, perhaps with thousands apart
-    apart = "[" + ("'\u2019\u00a0\u202f," if decimal == '.' else "'\u2019\u00a0\u202f .") + "]"
+    apart = f"['\u2019\u00a0\u202f\u2009\u2007{',' if decimal == '.' else ' .'}]"
     whole = rf'(?:[1-9]\d{{0,2}}(?:{apart}\d{{3}})+|\d+)'
     return rf'[+-]?(?:{whole}(?:{re.escape(decimal)}\d*)?|{re.escape(decimal)}\d+)(?:[eE][+-]?\d+)?', apart
 
+_ASCII = {0x2212: '-', **{c: c - 0xfee0 for c in range(0xff01, 0xff5f)}} # the minus sign; wide letters of Chinese fonts
+
 def _rewrite(x, decimal): # The same numbers as Python writes them; None if they are not all of this kind
     pattern, apart = _pattern(decimal)
-    x = x.str.replace('\u2212', '-')
+    x = x.str.translate(_ASCII)
     if not x.str.fullmatch(pattern).all(): return None
     return x.str.replace(apart, '', regex=True).str.replace(decimal, '.')
 
-def _known(x): # The cells that are neither blank nor stand for a blank, without blanks around
+def _bare(x): # Without the percent or currency sign, if all cells have the same
+    sign = re.search('[%‰$€£¥₹％￥]', x.iloc[0]) if len(x) else None
+    if not sign or not x.str.contains(sign[0], regex=False).all(): return x
+    return x.str.replace(sign[0], '', n=1, regex=False).str.strip()
+
+def _known(x): # The cells that are neither blank nor stand for a blank, without blanks around and signs
     x = x.dropna().str.strip()
-    return x[~x.str.lower().isin(BLANKS)]
+    return _bare(x[~x.str.lower().isin(BLANKS)])
 
 def parse_numbers(
     x:pd.Series, # A column of text, NaN where blank
@@ -198,9 +206,18 @@ def _number_notes(x, n, decimal): # What was converted in a column of numbers
                       f'{gone} cells, such as {x.drop(known.index).dropna().iloc[0]!r}'))
     if decimal == ',' and known.str.contains(',').any():
         notes.append(('decimal commas read', f'such as {known[known.str.contains(",")].iloc[0]!r}'))
+    signed = x[known.index].str.strip() != known
+    if signed.any(): notes.append(('percent and currency signs removed', f'such as {x[known.index[0]]!r}'))
     far = known.str.contains(rf'\d{apart}\d{{3}}') & (n[known.index].abs() >= 1000)
     if far.any(): notes.append(('thousands separators removed', f'such as {known[far].iloc[0]!r}'))
     return [(kind, x.name, note) for kind, note in notes]
+
+def _mixed_notes(known, name): # Said of a column in which most cells are numbers, and some are words
+    number = pd.to_numeric(known.head(200), errors='coerce').notna()
+    if not len(known) or number.mean() <= .5: return []
+    word = pd.to_numeric(known, errors='coerce').isna()
+    said = f'{int(word.sum())} cells are no numbers, such as {known[word].iloc[0]!r}'
+    return [('numbers beside words left as words', name, said)]*bool(0 < word.mean() < .5)
 
 def _all(known, pattern): # Whether all cells, and at least one, are of this form; the first tells of most columns
     return len(known) > 0 and bool(re.fullmatch(pattern, known.iloc[0])) and known.str.fullmatch(pattern).all()
@@ -211,14 +228,15 @@ def _typed(t, sep, text): # Columns of text as numbers, where they are; repairs 
     for c in columns:
         n, known = parse_numbers(t[c], decimal), _known(t[c])
         unsure = n is not None and sep == '\t' and decimal == '.' and known.str.fullmatch(r'[+-]?\d{1,3},\d{3}').any()
-        if unsure or n is None and _all(known, r'[+-]?\d+(?:[.,]\d+)?') and not _all(known, r'\d+'):
+        if unsure or n is None and _all(known, r'[+-]?\d+(?:[.,]\d+)?') and not _all(known, r'[0-9]+'):
             notes.append(('numbers that can be read in two ways left as words', c,
                           'is the comma a decimal mark, or are there thousands?'))
-        elif n is None and _all(known, r'\d+'):
+        elif n is None and _all(known, r'[0-9]+'):
             notes.append(('whole numbers kept as names', c, 'they have zeros in front, or too many digits'))
         elif n is not None:
             numbers[c] = n
             notes += _number_notes(t[c], n, decimal)
+        else: notes += _mixed_notes(known, c)
     return t.assign(**numbers), notes
 
 # %% ../nbs/00_tables.ipynb #13ea4f49
@@ -239,11 +257,24 @@ def _read_sheet(p): # The first sheet of a workbook
     try: book = load_workbook(p, read_only=True, data_only=True)
     except Exception as e: raise ValueError(f'it is no workbook ({e}); save it as .csv (UTF-8)') from e
     def cell(v): return '' if v is None else str(int(v)) if isinstance(v, float) and v.is_integer() else str(v)
+    def cells(sheet): return [[cell(v) for v in row] for row in sheet.iter_rows(values_only=True)]
+    sheets = [(s.title, rows) for s in book.worksheets if any(map(_filled, rows := cells(s)))]
+    if not sheets: raise ValueError('it is empty')
     out = io.StringIO()
-    csv.writer(out).writerows([cell(v) for v in row] for row in book.worksheets[0].iter_rows(values_only=True))
+    csv.writer(out).writerows(sheets[0][1])
     names, rows, sep, notes = split_rows(out.getvalue())
-    more = book.sheetnames[1:]
-    return names, rows, sep, notes + [('other sheets passed over', p.name, f'{len(more)} after the first')]*bool(more)
+    others = ', '.join(title for title in book.sheetnames if title != sheets[0][0])
+    passed = [('other sheets passed over', p.name, f'{others}; read: {sheets[0][0]}')]*bool(others)
+    return names, rows, sep, notes + passed
+
+def _plain_types(t): # Columns of Arrow's own types, and decimal numbers, as NumPy has them
+    once = t.columns[~t.columns.duplicated(keep=False)]
+    arrow = [c for c in once if isinstance(t[c].dtype, pd.ArrowDtype)]
+    first = {c: next(iter(t[c].dropna()), None) for c in once if t[c].dtype == object or c in arrow}
+    changed = {c: t[c].array.__arrow_array__().to_pandas().set_axis(t.index) for c in arrow}
+    decimal = [c for c, v in first.items() if isinstance(v, Decimal)]
+    changed |= {c: changed.get(c, t[c]).astype(float) for c in decimal}
+    return t.assign(**changed) if changed else t
 
 def _read_json(p): # A list of records, or the images of a COCO file
     d = json.loads(decode_text(_bytes(p))[0])
@@ -258,12 +289,12 @@ def read_noted_table(
     blanks:tuple=() # Words that stand for a blank in every column, in any case, such as 'NA' in tables written by R
 ) -> tuple[pd.DataFrame, pd.DataFrame]: # The table; what was converted, as from `repair_table`
     "A table from a file, and its repairs; raises a `ValueError` that names an unreadable file"
-    if isinstance(table, pd.DataFrame): return table, repair_table()
+    if isinstance(table, pd.DataFrame): return _plain_types(table), repair_table()
     p = Path(table)
     kind = re.sub(r'\.gz$', '', p.name.lower()).rpartition('.')[2]
     if not p.is_file(): raise FileNotFoundError(f'no table at {p}')
     try:
-        if kind == 'parquet': return pd.read_parquet(p), repair_table()
+        if kind == 'parquet': return _plain_types(pd.read_parquet(p)), repair_table()
         if kind == 'json': return _read_json(p), repair_table()
         if kind not in ('csv', 'tsv', 'txt', 'xlsx'):
             raise ValueError(f'it must be a {KINDS} file; save it as .csv (UTF-8)')
@@ -274,7 +305,7 @@ def read_noted_table(
         t, more = _typed(t, sep, [c for c in names if c.endswith('_id') or c in (*ids, 'image', 'mask')])
         return t, repair_table(notes + more)
     except (ValueError, EOFError, OSError, csv.Error,
-            zlib.error) as e: raise ValueError(f'cannot read the table {p}: {e}') from e
+            zlib.error) as e: raise ValueError(f"cannot read the table {p}: {str(e).removeprefix(f'{p} is ')}") from e
 
 def read_table(
     table:str|PathLike|pd.DataFrame, # A file of one of `KINDS`, or the table itself
@@ -287,10 +318,13 @@ def read_table(
 # %% ../nbs/00_tables.ipynb #dd82769f
 CORNERS = [BOX, ['x_min', 'y_min', 'x_max', 'y_max'], ['xmin', 'ymin', 'xmax', 'ymax'], ['x1', 'y1', 'x2', 'y2']]
 EXTENTS = [['x', 'y', 'w', 'h'], ['x', 'y', 'width', 'height']]
-_ALIKE = dict(w='width', h='height', xmin='left xleft xtl', ymin='top ytop ytl', xmax='right xright xbr',
-              ymax='bottom ybottom ybr', xc='cx xcenter xcentre centerx centrex', yc='cy ycenter ycentre centery centrey')
+_ALIKE = dict(w='width', h='height', xmin='left xleft xtl tlx topleftx upperleftx minx xstart startx',
+              ymin='top ytop ytl tly toplefty upperlefty miny ystart starty',
+              xmax='right xright xbr brx bottomrightx lowerrightx maxx xend endx',
+              ymax='bottom ybottom ybr bry bottomrighty lowerrighty maxy yend endy', xc='cx xcenter xcentre centerx centrex', yc='cy ycenter ycentre centery centrey')
 _SAME = {name: known for known, names in _ALIKE.items() for name in names.split()}
-_FORMS = [*CORNERS, *EXTENTS, ['xmin', 'ymin', 'w', 'h'], ['xc', 'yc', 'w', 'h']]
+_FORMS = [*CORNERS, *EXTENTS, *([x, y, 'w', 'h'] for x, y in (('xmin', 'ymin'), ('x0', 'y0'), ('x1', 'y1'))),
+          ['xc', 'yc', 'w', 'h']]
 
 def _plain_name(c): # 'Bbox [x', 'bbox_x' and 'X' are 'x'
     name = re.sub(r'bounding|bbox|box|[^a-z0-9]', '', str(c).lower())
@@ -354,6 +388,8 @@ def as_boxes(
     return table.drop(columns=columns).assign(x0=a, y0=b, x1=c, y1=d)
 
 # %% ../nbs/00_tables.ipynb #8842cf2a
+def _no_such(kind, key): raise ValueError(f'an annotation names the {kind} {key!r}, which is not listed')
+
 def read_coco(
     path:str|PathLike # A JSON file with `images`, `annotations` and `categories`
 ) -> tuple[pd.DataFrame,
@@ -361,14 +397,17 @@ def read_coco(
     "The two tables of a COCO file, both with the file's name as `image_id`; raises a `ValueError` that names it"
     try:
         d = json.loads(decode_text(Path(path).read_bytes())[0])
+        if not d['images']: raise ValueError('it lists no images')
         names = {c['id']: c['name'] for c in d['categories']}
         files = {i['id']: i['file_name'] for i in d['images']}
-        rows = [(files[a['image_id']], names[a['category_id']], *(a.get('bbox') or [np.nan]*4))
+        def four(a): return _four(a.get('bbox'), f"the annotation of image {a['image_id']!r}")
+        def known(kind, where, key): return where[key] if key in where else _no_such(kind, key)
+        rows = [(known('image', files, a['image_id']), known('category', names, a['category_id']), *four(a))
                 for a in d['annotations']]
         boxes = pd.DataFrame(rows, columns=['image_id', 'label', *EXTENTS[0]])
         items = pd.DataFrame(d['images']).drop(columns='id').rename(columns=dict(file_name='image'))
-    except (ValueError, KeyError,
-            TypeError) as e: raise ValueError(f'{path} is no COCO file: {type(e).__name__} {e}') from e
+    except KeyError as e: raise ValueError(f'{path} is no COCO file: it has no {e}') from e
+    except (ValueError, TypeError, AttributeError) as e: raise ValueError(f'{path} is no COCO file: {e}') from e
     seen = boxes.groupby('label').image_id.agg(set)
     found = {c: items.image.isin(seen.get(c, ())).astype(int) for c in names.values()}
     return items.assign(image_id=items.image, **found), boxes
@@ -397,6 +436,9 @@ def lesion_rows(
     return boxes, [('box row without a box left out', i, 'its numbers are blank: no lesion') for i in none.image_id]
 
 # %% ../nbs/00_tables.ipynb #433a273c
+def _one_spelling(name): # A name without what two hands may write in two ways
+    return ' '.join(unicodedata.normalize('NFKC', name).casefold().split())
+
 def _word(v): return str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v).strip()
 
 def as_words(
@@ -418,10 +460,10 @@ def wanted_boxes(
     labels:list # The classes asked for
 ) -> tuple[pd.DataFrame, list]: # Boxes of these classes; repairs as tuples
     "Boxes of the classes asked for; raises a `ValueError` if there are boxes and none is"
-    known = {c.casefold(): c for c in labels} | {c: c for c in labels}
+    known = {_one_spelling(c): c for c in labels} | {c: c for c in labels}
     said = class_words(boxes.label)
     if said.isna().any(): raise ValueError(f'the box of image {boxes.image_id[said.isna()].iloc[0]!r} has no class')
-    label = said.map(lambda c: known.get(c, known.get(c.casefold())))
+    label = said.map(lambda c: known.get(c, known.get(_one_spelling(c))))
     other = label.isna()
     if len(boxes) and other.all():
         raise ValueError(f'none of the {len(boxes)} boxes has a class asked for ({_some(labels, 20)}); '
@@ -431,14 +473,11 @@ def wanted_boxes(
     return boxes[~other].assign(label=label[~other]), notes
 
 # %% ../nbs/00_tables.ipynb #61c40be4
-def _person(name): # A name without what two hands may write in two ways
-    return ' '.join(unicodedata.normalize('NFKC', name).casefold().split())
-
 def one_spelling(
     patients:pd.Series # Names of the patients as text, indexed by the `image_id`
 ) -> tuple[pd.Series, pd.Series, list]: # The first spelling of each name; who must be in one split; repairs as tuples
     "Patients whose names differ only in blanks, case or Unicode form as one"
-    who = patients.fillna('').map(_person)
+    who = patients.fillna('').map(_one_spelling)
     first = patients.groupby(who).transform('first')
     other = first != patients
     notes = [('patient written in several ways taken as one', i, 'the name differs in blanks, case or Unicode form')
@@ -466,11 +505,38 @@ def zeros_and_ones(
         hint = ' -1 often means uncertain.' if '-1' in set(words) else ''
         raise ValueError(f'label column {x.name!r} holds {_some(map(repr, x[odd].unique()), 5)}; '
                          "a label must be 1, 0 or blank. For names of classes there are task='multiclass' and label_sep." + hint)
-    notes = [('words of a label read as 1 and 0', x.name,
-              f'such as {x[words.notna()].iloc[0]!r}')]*bool(words.notna().any())
+    notes = [('words of a label read as 1 and 0', x.name, f'such as {v!r}') for v in x[words.notna()].head(1)]
     gone = int((x.notna() & words.isna()).sum())
     if gone: notes.append(('words of a label taken for blanks', x.name, f'{gone} cells'))
     return words.map(_YES_NO).astype(float), notes
+
+# %% ../nbs/00_tables.ipynb #7ad3be10
+def class_lists(
+    x:pd.Series, # A column with the names of classes, or lists of them
+    sep:str='|' # What stands between two names
+) -> pd.Series: # Lists of names; NaN where the cell is blank
+    "The classes that each cell names; brackets around a list and quotes around a name are left out"
+    def names(v):
+        if isinstance(v, str): v = (re.fullmatch(r'\s*\[([^][]*)\]\s*', v) or ['', v])[1].split(sep)
+        bare = (re.sub(r'^([\'"])(.*)\1$', r'\2', str(w).strip()).strip() for w in v)
+        return [w for w in bare if w]
+    listed = x.map(lambda v: isinstance(v, (list, tuple, np.ndarray))).astype(bool)
+    return x.where(listed, class_words(x.where(~listed))).astype(object).map(names, na_action='ignore')
+
+def one_class_spelling(
+    x:pd.Series, # Names of classes, or lists of them
+    classes:list=None # Names that stay as they are
+) -> tuple[pd.Series, list]: # The same with one spelling of each; repairs as tuples
+    "Classes whose names differ only in blanks, case or Unicode form as one"
+    count = x.explode().value_counts().sort_index(kind='stable').sort_values(ascending=False, kind='stable')
+    first = {_one_spelling(c): c for c in reversed([*(classes or ()), *count.index])}
+    new = {c: c if c in (classes or ()) else first[_one_spelling(c)] for c in count.index}
+    other = [c for c in count.index if new[c] != c]
+    if not other: return x, []
+    def rename(v): return [new[w] for w in v] if isinstance(v, list) else new[v]
+    notes = [('class written in several ways taken as one', x.name, f'{count[c]} {c!r} for {new[c]!r}') for c in other]
+    return x.map(rename, na_action='ignore'), notes
+
 
 # %% ../nbs/00_tables.ipynb #7b40cb71
 NOTHING = ('no finding', 'no findings')
@@ -481,10 +547,8 @@ def split_labels(
     classes:list=None # The classes to keep, in this order; None for all, sorted
 ) -> pd.DataFrame: # One 0/1 column per class, blank where the cell is
     "Zeros and ones from a column of names"
-    listed = x.map(lambda v: isinstance(v, (list, tuple, np.ndarray)))
-    said = x.where(listed, class_words(x.where(~listed)).str.split(sep, regex=False))
-    said = said.map(lambda v: {str(w).strip() for w in v} - {''}, na_action='ignore')
-    named = set().union(*said[listed | said.notna()])
+    said = class_lists(x, sep)
+    named = set().union(*said.dropna())
     classes = sorted(c for c in named if c.casefold() not in NOTHING) if classes is None else list(classes)
     gone = [c for c in classes if c not in named]
     if not named: raise ValueError(f'the label column {x.name!r} names no class')

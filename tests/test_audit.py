@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import TargetEncoder
 
 from mmpkd.audit import (IMAGE, LAYOUTS, _COLUMNS, _look_at_all, _pictures_and_boxes, _reason, _split_paths, _wrapped, audit, auroc, box_contrast, column_auroc, column_table, contact_sheet,
-                         contrast_maps, is_identifier, look, look_at_files, look_mask, mentions, orientation_findings, orientation_table, some_with_regions, target_rate)
+                         contrast_maps, is_identifier, look, look_at_files, look_mask, mentions, orientation_findings, orientation_table, scale_findings, some_with_regions, target_rate)
 from mmpkd.busbra import busbra_cohort
 from mmpkd.cbis import cbis_cohort
 from mmpkd.cohort import BOX, Cohort, repair_table
@@ -395,6 +395,22 @@ def test_misspelt_names_are_listed(case):
     case.items.loc[[3, 4], 'report'] = ['QUOKKA with a nodul', 'pleural efusion']
     f = found(audit(cohort_of(case)), 'label name misspelt')
     assert f['count'] == 2 and "'nodul' for 'nodule' in 1 report" in f.text and "'pleural efusion' for 'pleural_effusion' in 1 report" in f.text and not f.image_ids
+
+def test_boxes_on_another_scale(clean):
+    far = clean.rois.assign(x0=1, y0=1, x1=12, y1=10)
+    images = pd.DataFrame(dict(h=20, w=24), index=clean.items.image_id)
+    many = pd.concat([far.assign(image_id=i) for i in clean.items.image_id])
+    c = cohort_of(clean, rois=many)
+    assert [f['name'] for f in scale_findings(c, images)] == ['boxes may be on another scale']
+    assert not scale_findings(c, images/1.1) and not scale_findings(cohort_of(clean, rois=many.head(3)), images)
+
+def test_names_are_no_formulas(clean):
+    c = clean
+    a = audit(Cohort(c.items.assign(**{'a $x_ b$': c.items[c.tabular[0]]}), LABELS, tabular=['a $x_ b$'], root=c.root), pixels=False)
+    ax = a.show()
+    ax.figure.canvas.draw()
+    assert [t.get_text() for t in ax.get_yticklabels()] == ['a $x_ b$']
+    plt.close(ax.figure)
 
 def test_hidden_words(clean):
     a = audit(cohort_of(clean), hidden=pd.DataFrame(dict(word=['erguss', 'Ödem'], reports=[3, 0], misspelt=['ergus (2)', ''])))

@@ -554,6 +554,23 @@ def test_an_error_goes_through_such_a_pipe_too():
     run = script(code, PYTHONIOENCODING='ascii')
     assert run.returncode == 2 and run.stdout == b'' and run.stderr == b'error: no column ?\n'
 
+CLOSED = '''import mmpkd.cli as c, os, sys
+def app(**k):
+    for _ in range(9000): c.tell('a line'); print('another', flush=True)
+    open(sys.argv[1], 'w').close()
+    return int(sys.argv[2])
+c.app = app
+c.main()'''
+
+@pytest.mark.parametrize('code', [0, 1])
+def test_a_reader_that_leaves_early_stops_nothing(tmp_path, code):
+    "As `mmpkd ... | head -1`: the work is finished, and the exit code is its own"
+    run = subprocess.Popen([sys.executable, '-c', CLOSED, tmp_path/'done', str(code)], stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, env=os.environ | dict(PYTHONPATH=str(ROOT)))
+    assert run.stdout.readline().strip() == b'a line'
+    run.stdout.close()
+    assert run.stderr.read() == b'' and run.wait() == code and (tmp_path/'done').is_file()
+
 WARNING = """import mmpkd.cli as c, warnings, logging, subprocess, sys
 def app(**k):
     warnings.warn('of a library', FutureWarning); logging.getLogger('library').warning('of its log')
@@ -694,6 +711,19 @@ def test_hidden_words_are_counted(mine, capsys):
     said = ' '.join(capsys.readouterr().out.split())
     assert "Hidden: 'lesion', in 10 reports" in said and "WARNING: 'tumour' is to be hidden, and no report has it" in said and 'lession (10)' in said
 
+def test_hidden_words_stay_with_the_cohort(mine, tmp_path, capsys):
+    c = loaded(*mine(), label=['sick'], text='report', hide=['lesion', 'tumour'])
+    assert c.split('train').hidden.reports.tolist() == [10, 0]
+    invoke('audit', 'table', *mine(), '--label', 'sick', '--text', 'report', '--hide', 'lesion', '--json', tmp_path/'a.json',
+           '--sheet', tmp_path/'s.png')
+    found = json.loads((tmp_path/'a.json').read_text(encoding='utf-8'))['findings']
+    assert "'lesion' in 10 reports" in next(f['text'] for f in found if f['name'] == 'words hidden')
+
+@pytest.mark.parametrize('options,said', [(['--hide', 'x'], '--text'), (['--box-label', 'x'], '--boxes'),
+                                          (['--label-sep', ''], '--label-sep'), (['--split-seed', '-1'], '--split-seed')])
+def test_options_that_would_do_nothing(mine, capsys, monkeypatch, options, said):
+    assert said in fails(capsys, monkeypatch, 'audit', 'table', *mine(), '--label', 'sick', *options)
+
 def test_a_workbook(mine):
     pytest.importorskip('openpyxl')
     assert len(loaded(*mine('t.xlsx'), label=['sick'])) == 20
@@ -725,6 +755,12 @@ def test_the_sheet_of_images(mine, tmp_path):
     assert f'Images with their boxes, to look at: {tmp_path}/sheet.png' in result.output
     with Image.open(tmp_path/'sheet.png') as im: assert im.format == 'PNG' and min(im.size) > 200
     assert not (tmp_path/'none.png').exists() and invoke('audit', 'table', *call, '--no-pixels', '--sheet', tmp_path/'none.png').exit_code in (0, 1) and not (tmp_path/'none.png').exists()
+
+@pytest.mark.parametrize('given,written', [('', 'contact_sheet.png'), ('look', 'look.png'), ('look.pdf', 'look.pdf')])
+def test_where_the_sheet_is(mine, tmp_path, given, written):
+    (tmp_path/'out').mkdir()
+    said = invoke('audit', 'table', *mine(), '--label', 'sick', '--sheet', tmp_path/'out'/given).output
+    assert [f.name for f in (tmp_path/'out').iterdir()] == [written] and written in said
 
 def test_a_run_leaves_one_too(ultrasound):
     out, said = ultrasound

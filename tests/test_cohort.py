@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pyarrow as pa, pytest
 from hypothesis import given, settings, strategies as st
 
 from mmpkd.cohort import (BLANKS, BOX, KEYS, Cohort, as_boxes, as_words, column_kinds, inside_root, patient_split,
@@ -985,3 +985,134 @@ def test_a_box_that_begins_further_outside_is_refused(start):
     boxes = pd.DataFrame([dict(image_id='a', x0=start[0], y0=start[1], x1=9, y1=9)])
     table = pd.DataFrame(dict(image_id=['a'], patient_id=['a'], split='test', image=['a.png'], y=1))
     with pytest.raises(ValueError, match="of image 'a' must have 0 <= x0"): Cohort.from_table(table, 'y', boxes)
+
+
+# Members of the families that came up later
+
+@pytest.mark.parametrize('cells,numbers,said', [
+    (['12 %', '15%'], [12, 15], 'percent and currency signs removed'),
+    (['$5', '-$7.50'], [5, -7.5], 'percent and currency signs removed'),
+    (['"€ 1,200.00"', '€ 7'], [1200, 7], 'percent and currency signs removed'),
+    (['1\u2009234', '12\u2009000'], [1234, 12000], 'thousands separators removed'),
+    (['１２', '３'], [12, 3], None)])
+def test_numbers_with_signs_and_thin_blanks(tmp_path, cells, numbers, said):
+    t, repairs = written(tmp_path, f'image_id,v\na,{cells[0]}\nb,{cells[1]}\nc,\n')
+    assert t.v.tolist()[:2] == numbers and pd.isna(t.v[2])
+    assert (said in repairs) == bool(said)
+
+@pytest.mark.parametrize('cells', [['50 % stenosis', '20 %'], ['5 %', '7'], ['5 %', '$7'], ['5 mm', '7 mm']])
+def test_signs_that_say_too_little(tmp_path, cells):
+    t, _ = written(tmp_path, f'image_id,v\na,{cells[0]}\nb,{cells[1]}\n')
+    assert t.v.tolist() == cells
+
+@pytest.mark.parametrize('word', ['unknown', '<5', '3 mm'])
+def test_a_word_among_numbers_is_said(tmp_path, word):
+    t, repairs = written(tmp_path, f'image_id,v,kind\na,61,x\nb,{word},y\nc,7.5,1\n')
+    assert t.v.tolist() == ['61', word, '7.5'] and repairs == {'numbers beside words left as words': ['v']}
+
+def test_a_row_of_blanks_is_no_row(tmp_path):
+    assert written(tmp_path, 'image_id,v\na,1\n  , \n', ids=('v',))[0].v.tolist() == ['1']
+
+def test_types_of_arrow_and_decimals(tmp_path):
+    from decimal import Decimal
+    t = pd.DataFrame(dict(image_id=['a', 'b'], v=pd.array([1, None], 'int64[pyarrow]'), d=[Decimal('1.5'), None],
+                          s=pd.array(['x', None], pd.ArrowDtype(pa.string())), n=pd.array([1, None], 'Int64')))
+    t.to_parquet(tmp_path/'t.parquet')
+    for seen in (read_table(t), read_table(tmp_path/'t.parquet')):
+        assert not any(isinstance(d, pd.ArrowDtype) for d in seen.dtypes)
+        assert seen.v.dtype == seen.d.dtype == float and seen.d[0] == 1.5 and seen.n.dtype == 'Int64'
+        assert seen.s[0] == 'x' and seen[['v', 'd', 's', 'n']].loc[1].isna().all()
+
+def test_a_workbook_that_begins_with_an_empty_sheet(tmp_path):
+    openpyxl = pytest.importorskip('openpyxl')
+    book = openpyxl.Workbook()
+    book.create_sheet('Data').append(['image_id', 'v'])
+    book['Data'].append(['a', 1])
+    book.save(tmp_path/'t.xlsx')
+    t, repairs = read_noted_table(tmp_path/'t.xlsx')
+    assert t.v.tolist() == [1] and repairs.note.tolist() == ['Sheet; read: Data']
+    openpyxl.Workbook().save(tmp_path/'u.xlsx')
+    with pytest.raises(ValueError, match='u.xlsx: it is empty'): read_table(tmp_path/'u.xlsx')
+
+@pytest.mark.parametrize('cells,sep', [(['[A, B]', '[A]', '[]'], ','), (["['A', 'B']", "['A']", '[]'], ','),
+                                       (['"A";"B"', 'A', 'No Finding'], ';'), ([['A', 'B'], ['A'], []], '|'),
+                                       (['A|b|', ' a ', 'no finding'], '|')])
+def test_lists_of_classes(cells, sep):
+    t = items(image_id=list('abcdefg')).assign(finding=pd.Series([*cells, 'A', 'B', 'B', 'B'], dtype=object))
+    c, _ = made(t, 'finding', label_sep=sep)
+    assert c.labels == ['A', 'B'] and c.y().to_numpy()[:3].tolist() == [[1, 1], [1, 0], [0, 0]]
+
+@pytest.mark.parametrize('a,b', [('Benign', 'benign'), ('Zölom', 'Zo\u0308lom'), ('No  mass', 'no mass')])
+def test_one_class_written_in_two_ways(a, b):
+    t = items().assign(finding=[a, a, b, 'other', 'other', a, b])
+    c, repairs = made(t, 'finding', task='multiclass')
+    assert sorted(c.labels) == sorted([a, 'other']) and c.y()[a].sum() == 5
+    assert repairs['class written in several ways taken as one'] == 1
+    assert sorted(made(t, 'finding', task='multiclass', classes=[a, b, 'other'])[0].labels) == sorted([a, b, 'other'])
+    boxes = rois(label=[b, a, a.upper()]).drop(columns='mask')
+    assert made(t, 'finding', boxes, task='multiclass')[0].rois.label.tolist() == [a]*3
+
+def test_what_is_odd_about_lists_of_classes_is_said():
+    t = items().assign(finding=['A', 'No Finding|A', 'B', 'B', 'A', 'A', 'B'])
+    assert made(t, 'finding', label_sep='|')[1]["'No Finding' beside a class passed over"] == 1
+    assert made(t, 'finding', label_sep=';')[1]['no cell has the separator of classes'] == 1
+
+def test_a_label_of_nothing_but_words_for_blanks():
+    assert made(items(mass=['NA']*7), 'mass')[0].y().isna().all(axis=None)
+
+@pytest.mark.parametrize('words', ['Train Valid Test', 'training validation testing', 'train val test',
+                                   'TRAIN DEV TEST'])
+def test_other_names_of_splits(words):
+    a, b, c = words.split()
+    made_of, repairs = made(items(split=[a]*4 + [b, c, c]), 'mass')
+    assert made_of.items['split'].tolist() == items()['split'].tolist()
+    assert repairs['names of splits read as ours'] == 1
+
+@pytest.mark.parametrize('value', [[1], {'a': 1}, (1, 2), np.array([1])], ids=str)
+def test_a_metadata_column_of_lists(value):
+    t = items().assign(device=pd.Series([value]*7, dtype=object))
+    with pytest.raises(ValueError, match="metadata column 'device' holds"): made(t, 'mass', tabular=['device'])
+
+def test_infinite_metadata():
+    c, repairs = made(items(age=[np.inf, 1, -np.inf, 2, 3, 4, 5]), 'mass', tabular=['age', 'age'])
+    assert c.items.age.isna().tolist() == [True, False, True] + [False]*4 and c.tabular == ['age']
+    assert repairs['infinite numbers taken for blanks'] == 1
+
+@pytest.mark.parametrize('names', ['x0 y0 w h', 'x1 y1 width height', 'startX startY endX endY', 'minx miny maxx maxy',
+                                   'min_x min_y max_x max_y', 'tl_x tl_y br_x br_y', 'ymin xmin ymax xmax'])
+def test_more_names_of_box_columns(names):
+    row = [1, 2, 3, 4] if names.split()[2][0] == 'w' else [2, 1, 6, 4] if names[0] == 'y' else [1, 2, 4, 6]
+    t = as_boxes(pd.DataFrame([row], columns=names.split()))
+    assert t[BOX].to_numpy().tolist() == [[1, 2, 4, 6]]
+
+def test_a_box_given_twice():
+    t = rois().drop(columns='mask')
+    c, repairs = made(items(), LABELS, pd.concat([t, t.head(1), t.head(1).assign(label='calc')]))
+    assert len(c.rois) == 4 and repairs['box given twice'] == 1
+
+def test_an_impossible_box_is_shown_as_it_is_written():
+    with pytest.raises(ValueError, match=r'box \[-1.0, -1.0, -1.0, -1.0\]'):
+        made(items(), LABELS, rois(x0=-1, y0=-1, x1=-1, y1=-1))
+
+def test_boxes_without_rows():
+    assert len(made(items(), 'mass', rois().head(0))[0].rois) == 0
+
+@pytest.mark.parametrize('change,said', [
+    (dict(images=[]), 'it lists no images'), (dict(annotations=[dict(image_id=9, category_id=5)]), 'names the image 9'),
+    (dict(annotations=[dict(image_id=1, category_id=7)]), 'names the category 7'),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 2])]), 'a box needs four numbers, not 2')])
+def test_a_coco_file_says_what_it_lacks(tmp_path, change, said):
+    d = dict(images=[dict(id=1, file_name='a.png')], categories=[dict(id=5, name='mass')], annotations=[])
+    (tmp_path/'c.json').write_text(json.dumps(d | change))
+    with pytest.raises(ValueError, match=f'c.json is no COCO file: .*{said}'): read_coco(tmp_path/'c.json')
+
+@pytest.mark.filterwarnings('ignore:The least populated class')
+@pytest.mark.parametrize('n,classes,folds', [(60, 1, 5), (200, 3, 20), (120, 7, 11)])
+def test_folds_are_those_of_scikit_learn(n, classes, folds):
+    from mmpkd.cohort import _Folds
+    from sklearn.model_selection import StratifiedGroupKFold
+    rng = np.random.default_rng(n)
+    patients, strata = rng.integers(0, n//2, n), rng.integers(0, classes, n)**2
+    ours, theirs = ([f.tolist() for _, f in k(folds, shuffle=True, random_state=3).split(patients, strata, patients)]
+                    for k in (_Folds, StratifiedGroupKFold))
+    assert ours == theirs

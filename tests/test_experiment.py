@@ -164,7 +164,7 @@ def test_it_is_said_how_far_it_is(monkeypatch, capsys, several):
 
 # Refusals, each before anything was trained
 
-@pytest.mark.parametrize('bad', [dict(lam=-.1), dict(lam=1.5), dict(lam=np.nan), dict(T=0.), dict(T=-1.), dict(T=np.nan), dict(size=0), dict(epochs=1.5),
+@pytest.mark.parametrize('bad', [dict(lam=-.1), dict(lam=1.5), dict(lam=np.nan), dict(T=0.), dict(T=-1.), dict(T=np.nan), dict(T=np.inf), dict(lr=np.inf), dict(size=0), dict(epochs=1.5),
                                  dict(bs=0), dict(lr=0.), dict(precision='fp8'), dict(augment='mixup'), dict(teacher='oracle'), dict(matched='shuffled'),
                                  dict(convention=dict(tau=2.)), dict(convention=dict(layer=.5)), dict(convention=dict(method='saliency'))], ids=str)
 def test_settings_that_make_no_sense(bad):
@@ -632,6 +632,23 @@ def test_a_damaged_file_is_named(copy, name, content):
 def test_json_of_something_else(copy, content):
     (copy/'asked.json').write_text(content)
     with pytest.raises(ValueError, match='asked.json is not what'): Run(copy)
+
+@pytest.mark.parametrize('name', ['config.json', 'environment.json', 'teacher.json', 'audit.json',
+                                  'units/baseline/seed-0/unit.json'])
+def test_json_of_something_else_anywhere(copy, name):
+    (copy/name).write_text('{}' if name == 'environment.json' else '[]')
+    def read():
+        run = Run(copy)
+        return run.teacher, run.audit, run.peaks()
+    with pytest.raises(ValueError, match=f'{Path(name).name} is not what'): read()
+
+def test_a_missing_file_of_a_unit_says_how_it_comes_back(copy):
+    (copy/'units/baseline/seed-0/scores.parquet').unlink()
+    with pytest.raises(FileNotFoundError, match='once .*baseline/seed-0 is removed'): Run(copy).scores()
+
+def test_no_advice_to_unpickle(copy):
+    (copy/'units/baseline/seed-0/attention.npz').write_bytes(b'abc')
+    with pytest.raises(ValueError, match='attention.npz is damaged: it is no archive'): Run(copy).maps('baseline', 0)
 
 def test_a_file_in_place_of_the_folder(phantom, tiny, tmp_path):
     (tmp_path/'run').write_text('mine')
