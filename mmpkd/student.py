@@ -24,7 +24,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import Learner
 from fastai.data.block import DataBlock, TransformBlock
-from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.core import DataLoaders, Datasets, TfmdDL, Transform
 from fastai.data.transforms import IndexSplitter, IntToFloatTensor
 from fastai.metrics import AccumMetric
 from fastai.optimizer import Adam
@@ -32,7 +32,6 @@ from fastai.torch_core import TensorImage, TitledStr, set_seed
 from fastai.vision.augment import FlipItem, PadMode, aug_transforms
 from fastai.vision.data import Normalize, get_grid
 from fastcore.basics import patch
-from fasttransform import Transform
 from safetensors.torch import load_file, save_file
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
