@@ -849,7 +849,7 @@ def audit(
     n_jobs:int=-1, # Threads that decode; -1 for as many as there are cores
     leak:float=.95, # A privileged column that alone reaches this AUROC is warned of; ours
     seed:int=0, # Of the folds in which categories are tried, and of the images that orientation is tried on
-    hidden:pd.DataFrame=None # Words that were hidden from the teacher, from `hide_counts`; by default those of the cohort
+    hidden:pd.DataFrame=None # Words that were hidden from the teacher, from `hide_counts`; else those of the cohort
 ) -> Audit:
     "Everything that would invalidate a result on this cohort, or that its user should know"
     if not .5 < leak <= 1: raise ValueError(f'leak is an AUROC above 0.5 and up to 1, not {leak}')

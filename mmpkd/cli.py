@@ -236,7 +236,7 @@ def table(
     "Your own table: reports, metadata or both are privileged."
     from mmpkd.cohort import Cohort, need_columns, read_noted_table
     if hide and not text: raise ValueError('--hide hides words of the reports: name their column with --text')
-    if box_label != 'label' and not boxes: raise ValueError('--box-label names a column of the boxes: give --boxes FILE')
+    if box_label != 'label' and not boxes: raise ValueError('--box-label needs --boxes FILE, whose column it names')
     if label_sep == '': raise ValueError("--label-sep must name what separates the classes, such as '|'")
     if boxes and masks: raise ValueError('where are the lesions? Give --boxes FILE or --masks COLUMN, one of them')
     if masks and label_sep:

@@ -163,7 +163,8 @@ def take(self:Cohort,
     items = self.items.set_index('image_id', drop=False).loc[list(image_ids)]
     rois = self.rois[self.rois.image_id.isin(items.image_id)]
     parts = self.parts and self.parts.take(self.parts.items.image_id[self.parts.items.of.isin(items.image_id)])
-    return Cohort(items, self.labels, rois, self.text, self.tabular, self.root, self.task, self.name, self.repairs, parts, self.hidden)
+    return Cohort(items, self.labels, rois, self.text, self.tabular, self.root, self.task, self.name, self.repairs,
+                  parts, self.hidden)
 
 @patch
 def split(self:Cohort,
@@ -252,7 +253,7 @@ def column_kinds(
     return pd.DataFrame([dict(column=c, kind=kind(table[c]), values=table[c].nunique(), missing=round(table[c].isna().mean(), 3)) for c in table]).set_index('column')
 
 # %% ../nbs/00_cohort.ipynb #5158fa61
-class _Folds(StratifiedGroupKFold): # The same folds, found in a fraction of the time: all are tried for a patient at once
+class _Folds(StratifiedGroupKFold): # The same folds, sooner: all are tried for a patient at once
     def _find_best_fold(self, y_counts_per_fold, y_cnt, group_y_counts):
         k = np.arange(self.n_splits)
         tried = np.repeat(y_counts_per_fold[None], self.n_splits, axis=0)   # (fold, fold, class)

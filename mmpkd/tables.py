@@ -321,7 +321,8 @@ EXTENTS = [['x', 'y', 'w', 'h'], ['x', 'y', 'width', 'height']]
 _ALIKE = dict(w='width', h='height', xmin='left xleft xtl tlx topleftx upperleftx minx xstart startx',
               ymin='top ytop ytl tly toplefty upperlefty miny ystart starty',
               xmax='right xright xbr brx bottomrightx lowerrightx maxx xend endx',
-              ymax='bottom ybottom ybr bry bottomrighty lowerrighty maxy yend endy', xc='cx xcenter xcentre centerx centrex', yc='cy ycenter ycentre centery centrey')
+              ymax='bottom ybottom ybr bry bottomrighty lowerrighty maxy yend endy',
+              xc='cx xcenter xcentre centerx centrex', yc='cy ycenter ycentre centery centrey')
 _SAME = {name: known for known, names in _ALIKE.items() for name in names.split()}
 _FORMS = [*CORNERS, *EXTENTS, *([x, y, 'w', 'h'] for x, y in (('xmin', 'ymin'), ('x0', 'y0'), ('x1', 'y1'))),
           ['xc', 'yc', 'w', 'h']]
