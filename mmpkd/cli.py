@@ -644,12 +644,13 @@ def _convention_of(student, tau): # `student` is its folder
 def _look(s, a, convention): # A `Student` and an image -> probability of each label, heat of each pixel, boxes
     from mmpkd.attention import patch_maps
     from mmpkd.images import Geometry
-    from mmpkd.localization import predicted_boxes
+    from mmpkd.localization import heat_of, predicted_boxes
     from mmpkd.losses import DistillationLoss
     geometry = Geometry(*a.shape, s.size)
     x = s.inputs(geometry.to_square(a)[None])
     p = DistillationLoss(task=s.task).activation(s.model.eval()(x))[0].tolist()
-    heat = geometry.map_to_original(patch_maps(s.model, x, **convention.maps_args())[0].cpu().numpy(), convention.interpolation)
+    m = patch_maps(s.model, x, **convention.maps_args())[0].cpu().numpy()
+    heat = heat_of(m, geometry, convention.interpolation)
     return dict(zip(s.labels, p)), heat, predicted_boxes(heat, convention)
 
 # %% ../nbs/43_cli.ipynb #ccf1c264
