@@ -667,7 +667,7 @@ def test_text_is_utf8_whatever_the_locale(copy, tmp_path):
     code = f"""from pathlib import Path; import locale
 from mmpkd.experiment import write_text, read_json
 assert locale.getpreferredencoding(False).lower() not in ('utf-8', 'utf8')
-write_text(Path({str(tmp_path/'a.json')!r}), '"b\\u00f6sartig \\u80bf \\u2264"'); print(ascii(read_json(Path({str(tmp_path/'a.json')!r}))))"""
+write_text(Path({str(tmp_path/'a.json')!r}), '{{"says": "b\\u00f6sartig \\u80bf \\u2264"}}'); print(ascii(read_json(Path({str(tmp_path/'a.json')!r}))['says']))"""
     env = os.environ | dict(LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONPATH=str(Path(mmpkd.__file__).parents[1]))
     run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=env, capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout.strip() == ascii('bösartig \u80bf \u2264'), run.stderr
