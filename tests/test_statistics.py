@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from scipy.stats import PermutationMethod, binom, binomtest, mannwhitneyu
 
 from mmpkd.statistics import (DIRECTIONS, SCORES, TITLES, attainable_level, attainable_p, cliffs_delta, compare_arms, delta_interval, holm, mann_whitney, metrics_of,
-                              per_run, plus_minus, power, power_table, seeds_needed, sign_flip, summarize, vargha_delaney, verdict)
+                              per_run, plus_minus, power, power_table, seeds_needed, sign_flip, summarize, vargha_delaney, verdict, with_intervals)
 
 grid = st.integers(0, 4).map(lambda i: i/4)         # few values, so many ties
 sample = st.lists(grid, min_size=1, max_size=5)
@@ -475,3 +475,57 @@ def test_silence_does_not_change_a_p():
     "What stands beside a score is no test: the family is as large as before"
     c, bare = hushed(.1, .5), hushed(.1, .1)
     assert c.attrs == bare.attrs and c.p_holm[0] == bare.p_holm[0] and c.attrs['tests'] == 1
+
+
+# How far a claim reaches
+
+def ends(**metrics):
+    "A table of intervals of the arm 'a': metric=(lo, hi)"
+    return pd.DataFrame([dict(arm='a', metric=m, lo=lo, hi=hi) for m, (lo, hi) in metrics.items()])
+
+def test_a_claim_is_held_against_its_interval():
+    c = compare_arms(runs(baseline=dict(iou=five(.2), fpr=five(.2)), a=dict(iou=five(.5), fpr=five(.5))))
+    bare, said = verdict(c)['a'], verdict(c, intervals=ends(iou=(-.01, .61), fpr=(.1, .5)))['a']
+    assert 'improves IoU (0.22 to 0.52, p = 0.016), but the interval over seeds and patients contains zero (-0.01 to 0.61).' in said
+    assert said.count('contains zero') == 1 and 'contains zero' not in bare
+    assert said.replace(', but the interval over seeds and patients contains zero (-0.01 to 0.61)', '') == bare
+    both = verdict(c, intervals=ends(iou=(.1, .5), fpr=(-.2, .8)))['a']
+    assert 'gets worse in FPR (0.22 to 0.52, p = 0.016), but the interval over seeds and patients contains zero (-0.2 to 0.8)' in both
+    assert verdict(c, intervals=ends(iou=(.1, .5), fpr=(.1, .5)))['a'] == bare
+
+def test_claims_that_share_a_doubt_share_a_clause():
+    none, gain = {k: five(.2) for k in ('pixel_auroc','iou','auprc')}, {k: five(.7) for k in ('pixel_auroc','iou','auprc')}
+    c = compare_arms(runs(baseline=none, a=gain), metrics=dict.fromkeys(none, 'higher'))
+    said = verdict(c, intervals=ends(pixel_auroc=(-.1, .9), iou=(.2, .8), auprc=(-.2, .7)))['a']
+    assert ' and AUPRC (0.22 to 0.72, p = 0.024), but the intervals over seeds and patients contain zero (-0.1 to 0.9 and -0.2 to 0.7); improves IoU (' in said
+
+@pytest.mark.parametrize('lo,hi,zero', [(-1., 1., True), (0., 1., True), (-1., 0., True), (.1, 1., False), (-1., -.1, False), (np.nan, np.nan, False)])
+def test_an_interval_contains_zero_or_not(lo, hi, zero):
+    c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five(.5))))
+    held = with_intervals(c, ends(iou=(lo, hi)))
+    assert held.contains_zero.tolist() == [zero] and held.attrs == c.attrs and ('zero' in verdict(c, intervals=ends(iou=(lo, hi)))['a']) == zero
+    pd.testing.assert_frame_equal(held[list(c)], c)
+
+def test_a_metric_without_an_interval_is_left_as_it_is():
+    c = compare_arms(runs(baseline=dict(iou=five(), auroc=five()), a=dict(iou=five(.5), auroc=five(.5))))
+    assert with_intervals(c, ends(iou=(-1, 1))).contains_zero.tolist() == [True, False]
+    with pytest.raises(ValueError, match="'hi'"): with_intervals(c, ends(iou=(0, 1)).drop(columns='hi'))
+    with pytest.raises(ValueError, match='one'): with_intervals(c, pd.concat([ends(iou=(0, 1))]*2))
+
+def test_nothing_is_doubted_where_nothing_is_claimed():
+    c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five())))
+    assert verdict(c, intervals=ends(iou=(-1, 1))) == verdict(c)
+
+def test_one_teacher_is_said():
+    "Only of the arms that it taught, and no number changes"
+    none, gain = dict(iou=five()), dict(iou=five(.5))
+    scores = runs(baseline=none, a=gain, smooth=none)
+    c, plain = compare_arms(scores, controls=['smooth'], one_teacher='a'), compare_arms(scores, controls=['smooth'])
+    pd.testing.assert_frame_equal(c, plain)
+    assert c.attrs['one_teacher'] == ['a'] and plain.attrs['one_teacher'] == []
+    said, without = verdict(c), verdict(plain)
+    assert ': with this teacher, improves, and beats the controls, in IoU (' in said['a'] and said['a'].replace('with this teacher, ', '') == without['a']
+    assert said['smooth'] == without['smooth'] and 'with this teacher' not in said['smooth']
+    c.attrs.pop('one_teacher')                                              # as an older version left it
+    assert verdict(c) == without
+    with pytest.raises(ValueError, match="one_teacher names .'b'."): compare_arms(scores, one_teacher=['b'])
