@@ -30,7 +30,7 @@ from .attention import AttentionMaps, attention_maps, check_maps
 from .audit import Audit, audit
 from .cohort import Cohort
 from .images import Pixels, cache_pixels, check_regions, clip_regions
-from .intervals import differences
+from .intervals import auroc_by_image, differences
 from .localization import Convention, peaks_in_nothing, truth_of
 from .localizers import Localizer, score_localizer, student_localizer, trivial_localizers
 from .losses import DistillationLoss
@@ -59,7 +59,7 @@ def make_config(
     teacher:str='forest', # 'forest' (metadata), 'bow' or 'bert' (reports), 'stacked' (both), another key of `TEACHERS`, or 'none'
     teacher_args:dict=None, # Further arguments of the teacher, such as dict(model='path/of/a/bert')
     preset:str=None, # 'paper': the teacher as close to the paper's as it can be known
-    teacher_per_seed:bool=False, # A teacher, folds and controls for each seed; else all students learn from the same
+    teacher_per_seed:bool=None, # A teacher, folds and controls for each seed, else all students learn from the same; default: if it is `quick`
     lam:float=.5, # $\lambda$, the weight of the soft labels
     T:float|str=1., # Temperature of the soft labels; 'valid': the one at which the teacher's answers are likeliest on validation images
     matched:str='out-of-fold', # Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold'
@@ -78,9 +78,10 @@ def make_config(
     data:dict=None # How the cohort was made, such as its folds; only kept and compared
 ) -> dict: # Ready for JSON
     "All settings of a run, checked; raises a `ValueError` that names the argument"
-    if teacher != 'none': make_teacher(teacher, preset=preset, **(teacher_args or {}))             # checks the three
+    if teacher != 'none': asked = make_teacher(teacher, preset=preset, **(teacher_args or {}))     # checks the three
     elif teacher_args or preset or T == 'valid':
         raise ValueError("without a teacher, teacher_args, preset and T='valid' mean nothing")
+    if teacher_per_seed is None: teacher_per_seed = teacher != 'none' and getattr(asked, 'quick', False)
     DistillationLoss(lam)                                                    # checks lam
     if T != 'valid' and not (isinstance(T, (int, float)) and 0 < T < np.inf): raise ValueError(f"the temperature T must be above 0, or 'valid', not {T!r}")
     if matched not in HOW: raise ValueError(f"matched must be {', '.join(HOW)}, not {matched!r}")
@@ -90,7 +91,7 @@ def make_config(
     precision_for(precision, 'cpu')                                          # checks precision
     augmentation(augment)                                                    # checks augment
     weights, digest = _checkpoint(weights)
-    return dict(teacher=teacher, teacher_args=teacher_args or {}, preset=preset, teacher_per_seed=teacher_per_seed, lam=lam, T=T, matched=matched, size=size, epochs=epochs, lr=lr, wd=wd, bs=bs, augment=augment,
+    return dict(teacher=teacher, teacher_args=teacher_args or {}, preset=preset, teacher_per_seed=bool(teacher_per_seed), lam=lam, T=T, matched=matched, size=size, epochs=epochs, lr=lr, wd=wd, bs=bs, augment=augment,
                 weights=weights, weights_sha256=digest, arch=arch, arch_kwargs=arch_kwargs or {}, precision=precision, convention=Convention(**(convention or {})).to_dict(),
                 start=str(Path(start).resolve()) if start else None, start_sha256=_start_digest(start), data=data or {})
 
@@ -245,8 +246,8 @@ def teach(
 ) -> dict: # {arm: (N, C) soft labels of the training images}, of the arms that have such a table
     "Fit and keep the teacher, make and keep the soft labels; what is there is only read"
     files, start = _soft_files(arms, folder), time.time()
-    (folder/'soft_labels').mkdir(parents=True, exist_ok=True)
     if _to_teach(arms, folder):
+        (folder/'soft_labels').mkdir(parents=True, exist_ok=True)
         teacher, T = _keep_teacher(cohort, arms, config, folder, seed)
         train = cohort.split('train')
         for arm, f in files.items():
@@ -396,6 +397,13 @@ def usable(
     return clip_regions(cohort, pixels)
 
 # %% ../nbs/40_experiment.ipynb #50fed937
+def _of_teachers(old, config):
+    "What to do about a run that has another number of teachers"
+    there, here = (bool(c.get('teacher_per_seed')) for c in (old, config))
+    if there == here: return ''
+    if there: return ' Each seed has a teacher of its own there: to go on so, --teacher-per-seed or teacher_per_seed=True.'
+    return ' One teacher taught all seeds there: to go on with it, --one-teacher or teacher_per_seed=False.'
+
 def _same_settings(out, config):
     "Refuse a folder that holds a run with other settings"
     path = out/'config.json'
@@ -406,7 +414,7 @@ def _same_settings(out, config):
     old = read_json(path)
     moved = [k for k in ('weights', 'start') if config[f'{k}_sha256'] and config[f'{k}_sha256'] == old.get(f'{k}_sha256')]       # the same, wherever it lies now
     differ = [f'{k} is {old.get(k)!r} there and {config.get(k)!r} here' for k in (old | config) if old.get(k) != config.get(k) and (old.get(k) or config.get(k)) and k not in moved]
-    if differ: raise ValueError(f'{out} holds a run with other settings: {"; ".join(differ)}. Choose another folder, or repeat the settings of that run')
+    if differ: raise ValueError(f'{out} holds a run with other settings: {"; ".join(differ)}. Choose another folder, or repeat the settings of that run.{_of_teachers(old, config)}')
 
 def _keep_environment(out, env):
     "Append to `environment.json` if it is a new one; refuse other data"
@@ -686,29 +694,69 @@ def peaks(self:Run) -> pd.DataFrame: # One row per arm: 'share' and 'uniform', m
     return pd.DataFrame(rows, columns=['arm', 'share', 'uniform']).groupby('arm', sort=False).mean()
 
 # %% ../nbs/40_experiment.ipynb #32a338cc
+def _one_teacher(run, arm):
+    "Did one and the same teacher, or one table of soft labels, teach the students of all seeds?"
+    if arm.startswith('from '): return _one_teacher_there(run, arm[5:])
+    if not needs_teacher(arm): return False
+    if len(run.teacher_seeds) < 2: return True
+    first, second = (run.soft_labels(arm, seed) for seed in run.teacher_seeds[:2])
+    return np.allclose(first, second, atol=1e-6, equal_nan=True)          # a teacher that draws nothing is the same each time
+
+def _one_teacher_there(run, arm):
+    "The same of the run that this one starts from; where that is gone, by the settings of this one"
+    start = Path(run.config.get('start') or run.folder)
+    if start != run.folder and (start/'asked.json').is_file(): return _one_teacher(Run(start), arm)
+    return needs_teacher(arm) and not run.config.get('teacher_per_seed')
+
+@patch(as_prop=True)
+def one_teacher(self:Run) -> list: # Names of arms
+    "The arms whose students of all seeds learned from the same teacher, so that a difference between runs is none between teachers"
+    return [a for a in self.compared if _one_teacher(self, a)]
+
 @patch
 def comparison(self:Run) -> pd.DataFrame: # One row per arm and metric
     "Tests of each arm against the reference and against the controls"
-    return compare_arms(self.per_seed().query('arm in @self.compared'), self.reference, self.controls)
-
-@patch
-def verdicts(self:Run) -> dict: # One text per arm
-    "What may be said"
-    return verdict(self.comparison())
+    runs = self.per_seed().query('arm in @self.compared')
+    return compare_arms(runs, self.reference, self.controls, one_teacher=self.one_teacher)
 
 # %% ../nbs/40_experiment.ipynb #1c75250b
+def _image_scores(run):
+    "Localization scores; an image has a row for each of its labels, if they are scored one by one"
+    scores = run.scores().query('arm in @run.compared')
+    return scores.assign(image_id=scores['image_id'] + ' ' + scores['label']) if 'label' in scores else scores
+
+def _image_auroc(run):
+    "What each test image adds to the AUROC of each student"
+    y = run.labels('test')
+    def rows(arm, seed, folder): return auroc_by_image(y, read_kept(folder/'predictions.parquet').loc[y.index]).reset_index().assign(arm=arm, seed=seed)
+    patients = read_kept(run.folder/'labels.parquet')[['image_id', 'patient_id']]
+    return pd.concat([rows(*u) for u in run.units() if u[0] in run.compared], ignore_index=True).merge(patients, on='image_id')
+
+def _p_sign_flip(run, runs, arm, metric):
+    "Of the differences between seeds in pairs; NaN where there are none, or too many to list"
+    d = (runs.loc[arm, metric] - runs.loc[run.reference, metric]).dropna()
+    return sign_flip(d)[1] if len(d) and run.seeds <= 20 else np.nan
+
+def _intervals(run, metrics):
+    parts, runs = [], run.per_seed().set_index(['arm', 'seed'])
+    for t in (_image_scores(run), _image_auroc(run)):
+        found = [m for m in metrics if m in t]
+        if found: parts.append(differences(t, run.reference, found))
+    if not parts: return pd.DataFrame(columns=['arm', 'metric', 'difference', 'lo', 'hi', 'p', 'p_sign_flip'])
+    out = pd.concat(parts).sort_values('arm', key=lambda a: a.map(run.arms.index), kind='stable', ignore_index=True)
+    return out.assign(p_sign_flip=[_p_sign_flip(run, runs, r.arm, r.metric) for r in out.itertuples()])
+
 @patch
 def intervals(self:Run,
-    metrics:tuple=('pixel_auroc', 'iou', 'fpr') # Columns of `scores`
+    metrics:tuple=('pixel_auroc', 'iou', 'fpr', 'auroc') # Columns of `per_seed`; those that were not measured are left out
 ) -> pd.DataFrame: # One row per arm and metric: `difference`, `lo`, `hi`, `p`, ..., and `p_sign_flip`
-    "By how much each arm differs, with seeds and patients drawn anew (`two_level_bootstrap`); and the exact `sign_flip` test on seeds in pairs"
-    scores = self.scores().query('arm in @self.compared')
-    metrics = [m for m in metrics if m in scores]
-    if not metrics: return pd.DataFrame(columns=['arm', 'metric', 'difference', 'lo', 'hi', 'p', 'p_sign_flip'])
-    if 'label' in scores: scores['image_id'] += ' ' + scores['label']                      # an image has a row for each of its labels
-    runs = self.per_seed().set_index(['arm', 'seed'])
-    def p(r):
-        d = (runs.loc[r.arm, r.metric] - runs.loc[self.reference, r.metric]).dropna()
-        return sign_flip(d)[1] if len(d) and self.seeds <= 20 else np.nan
-    t = differences(scores, self.reference, metrics)
-    return t.assign(p_sign_flip=[p(r) for r in t.itertuples()])
+    "By how much each arm differs, with seeds and patients drawn anew (`two_level_bootstrap`); and the exact `sign_flip` test on seeds in pairs; computed once"
+    kept, metrics = vars(self).setdefault('kept_intervals', {}), tuple(metrics)
+    if metrics not in kept: kept[metrics] = _intervals(self, metrics)
+    return kept[metrics].copy()
+
+# %% ../nbs/40_experiment.ipynb #ad0e6cd0
+@patch
+def verdicts(self:Run) -> dict: # One text per arm
+    "What may be said: the tests in words, each claim held against its interval"
+    return verdict(self.comparison(), intervals=self.intervals())

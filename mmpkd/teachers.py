@@ -71,6 +71,7 @@ class Teacher:
     "A model of privileged information: scikit-learn's, unless a subclass has its own `fit` and `logits`"
     modality = None # What it reads: 'tabular' or 'text'
     eps = 1e-3 # Probabilities stay this far from 0 and 1
+    quick = True # Fitted in seconds, so that each seed of a run may have one of its own
 
     def inputs(self,
         cohort:Cohort
@@ -320,6 +321,7 @@ def load_text_model(
 class TextTeacher(Teacher):
     "A language model fine-tuned on reports"
     modality = 'text'
+    quick = False
     def __init__(self,
         model:str|PathLike='microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract', # A folder or a name on the model hub; this is PubMedBERT's name today
         epochs:int=3, # Passes over the reports, at most
@@ -464,6 +466,9 @@ class StackedTeacher(Teacher):
         self.teachers = [make_teacher(t, seed, **settings) if isinstance(t, str) else t for t, settings in named]
         if len(self.teachers) < 2: raise ValueError(f'a stack needs at least two teachers, not {len(self.teachers)}')
         self.folds, self.seed = folds, seed
+
+    @property
+    def quick(self): return all(t.quick for t in self.teachers)
 
     def inputs(self, cohort): return pd.concat([t.inputs(cohort) for t in self.teachers], axis=1)
 
