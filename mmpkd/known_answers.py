@@ -18,9 +18,10 @@ import pandas as pd
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
-from .intervals import two_level_bootstrap
+from .intervals import auroc_by_image, differences, two_level_bootstrap
 from .soft_labels import control_labels, soften
-from .statistics import attainable_level, compare_arms, mann_whitney, power, sign_flip, verdict
+from .statistics import (CLAIMS, attainable_level, compare_arms, mann_whitney, per_run, power, sign_flip, verdict,
+                              with_intervals)
 
 # %% ../nbs/34_known_answers.ipynb #dd807bdd
 CASES = {1: 'clean labels', 2: 'clean inputs', 3: 'relevant inputs', 4: 'relevant inputs, drawn anew'}
@@ -149,10 +150,13 @@ def draw_arms(
     shape:str='normal', # One of `SHAPES`: normal, or skewed in [0, 1] with zeros and wild seeds
     arms:int=2, # How many
     patients:int=50, # Patients in the test set
-    images:int=2 # Images of each patient
+    images:int=2, # Images of each patient
+    teacher:float=0., # Standard deviation of what a teacher adds to the runs of the first arm, in units of `LUCK`; 'normal' only
+    one_teacher:bool=True # The same teacher for all seeds of that arm, or one for each
 ) -> np.ndarray: # (arms, n, patients*images) scores; images of one patient are neighbours
-    "Scores of arms that differ in nothing but `effect` and `uneven`"
+    "Scores of arms that differ in nothing but `effect`, `uneven` and `teacher`"
     if shape not in SHAPES: raise ValueError(f'shape must be one of {", ".join(SHAPES)}, not {shape!r}')
+    if teacher and shape != 'normal': raise ValueError(f"a teacher goes with the shape 'normal', not with {shape!r}")
     who, N = np.repeat(np.arange(patients), images), patients*images
     image = (rng.standard_normal(patients)[who] + rng.standard_normal(N))/2**.5 # the same for all runs
     luck = rng.standard_normal((arms, n, 1)) if shape == 'normal' else rng.standard_t(3, (arms, n, 1))
@@ -161,6 +165,7 @@ def draw_arms(
     if shape == 'normal': score = .5 + .2*image + LUCK*luck + NOISE*noise + own
     else: score = 1 - np.exp(.08 - .15*np.exp(image + .3*luck + .5*noise)) + own
     score[0] += effect
+    if teacher: score[0] += teacher*LUCK*rng.standard_normal((1 if one_teacher else n, 1))
     return score if shape == 'normal' else score.clip(0, 1)
 
 # %% ../nbs/34_known_answers.ipynb #8cd8f340
@@ -179,6 +184,30 @@ def _interval(draw, alpha, method): # (lo, hi) of two_level_bootstrap
     found = two_level_bootstrap(*[pd.DataFrame(keys | dict(score=v.ravel())) for v in scores], 'score', draws=400, alpha=alpha, method=method)
     return found['lo'], found['hi']
 
+def _keys(n, N): # Of a table of images: a row for each run and image, two images of each patient
+    return dict(seed=np.repeat(np.arange(n), N), image_id=np.tile(np.arange(N), n), patient_id=np.tile(np.arange(N)//2, n))
+
+def _images(draw, arms): # A table of images with three independent metrics
+    scores = {m: draw(arms=len(arms), images=2) for m in ('pixel_auroc', 'iou', 'fpr')}
+    _, n, N = scores['iou'].shape
+    return pd.concat([pd.DataFrame(dict(arm=a) | _keys(n, N) | {m: v[i].ravel() for m,v in scores.items()}) for i,a in enumerate(arms)])
+
+def _claim_and_interval(draw, alpha): # Does a claim of three metrics survive its interval over seeds and patients?
+    images = _images(draw, ['mmpkd', 'baseline'])
+    found = compare_arms(per_run(images), alpha=alpha)
+    if not found['finding'].isin(CLAIMS).any(): return False
+    held = with_intervals(found, differences(images, draws=400, alpha=alpha))
+    return bool((held['finding'].isin(CLAIMS) & ~held['contains_zero']).any())
+
+def _auroc_outside(draw, alpha): # The interval for AUROC; a score says how far an image stands on its right side, and every second patient is ill
+    scores = draw(images=2)
+    _, n, N = scores.shape
+    y = pd.DataFrame(dict(ill=np.arange(N)//2 % 2))
+    evidence = (scores - scores.mean() + .1)*np.where(y['ill'] == 1, 1, -1)
+    shares = [np.r_[*[auroc_by_image(y, pd.DataFrame(dict(ill=run))) for run in arm]] for arm in evidence]
+    found = two_level_bootstrap(*[pd.DataFrame(_keys(n, N) | dict(auroc=v)) for v in shares], 'auroc', draws=400, alpha=alpha)
+    return not found['lo'] <= 0 <= found['hi']
+
 def _outside(draw, alpha, method):
     lo, hi = _interval(draw, alpha, method)
     return not lo <= 0 <= hi
@@ -195,6 +224,8 @@ TESTS = {
     'compare_arms': lambda draw, alpha: compare_arms(_table(draw, ['mmpkd', 'baseline']), alpha=alpha)['p_holm'].min() <= alpha,
     'against a control': _against_a_control,
     'two-way bootstrap': lambda draw, alpha: _outside(draw, alpha, 'two-way'),
+    'interval for AUROC': _auroc_outside,
+    'claim and interval': _claim_and_interval,
     'percentile bootstrap': lambda draw, alpha: _outside(draw, alpha, 'percentile')}
 
 # %% ../nbs/34_known_answers.ipynb #24a3eb22
@@ -203,10 +234,10 @@ def right_level(
     n:int, # Seeds per arm
     alpha:float=.05 # The level it was meant to have
 ) -> float: # 0 if no outcome can raise an alarm
-    "How often `test` should raise an alarm where there is no difference"
+    "How often `test` should raise an alarm where there is no difference; of a claim and its interval at most so often"
     if test not in TESTS: raise ValueError(f'test must be one of {", ".join(TESTS)}, not {test!r}')
     if test in ('mann_whitney', 'sign_flip'): return attainable_level(test, n, alpha=alpha)
-    if 'bootstrap' in test: return alpha
+    if 'bootstrap' in test or test == 'interval for AUROC': return alpha
     return 1 - (1 - attainable_level('mann_whitney', n, alpha=alpha/3)/(2 if test == 'against a control' else 1))**3
 
 # %% ../nbs/34_known_answers.ipynb #192e22cb

@@ -16,7 +16,7 @@ from math import comb
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy.stats import beta, rankdata
+from scipy.stats import beta, rankdata, t as student_t
 
 from .cohort import need_columns
 
@@ -404,14 +404,19 @@ CLAIMS = ('improves', 'gets worse') # the findings that claim something
 
 def with_intervals(
     comparison:pd.DataFrame, # What `compare_arms` returned
-    intervals:pd.DataFrame # One row per arm and metric, with `lo` and `hi`, as `differences` gives them
-) -> pd.DataFrame: # The comparison, with `lo`, `hi` and `contains_zero`, which is False where there is no interval
-    "Beside each test its interval over seeds and patients"
+    intervals:pd.DataFrame # One row per arm and metric, as `differences` gives them; without `se` and `df`, `lo` and `hi` are taken as they are
+) -> pd.DataFrame: # The comparison, with `lo`, `hi`, how many tests they are of `together`, and `contains_zero`, False without an interval
+    "Beside each test its interval over seeds and patients, wide enough to hold for the whole family at once (Bonferroni)"
     need_columns(intervals, ['arm', 'metric', 'lo', 'hi'], 'intervals')
-    ends = intervals[['arm', 'metric', 'lo', 'hi']]
-    out = comparison.merge(ends, how='left', on=['arm', 'metric'], validate='one_to_one')
-    out.attrs = comparison.attrs
-    return out.assign(contains_zero=(out['lo'] <= 0) & (out['hi'] >= 0))
+    ends = intervals.reindex(columns=['arm', 'metric', 'lo', 'hi', 'se', 'df'])
+    out, attrs = comparison.merge(ends, how='left', on=['arm', 'metric'], validate='one_to_one'), comparison.attrs
+    tests = out['arm'].isin(attrs['controls']).map({True: attrs['tests_controls'], False: attrs['tests']})
+    out['together'] = tests.where(out['p_holm'].notna() & out['df'].notna(), 1)
+    half = student_t.ppf(1 - attrs['alpha']/2/out['together'], out['df'])*out['se']
+    out['lo'], out['hi'] = (out['difference'] - half).fillna(out['lo']), (out['difference'] + half).fillna(out['hi'])
+    out = out.drop(columns=['se', 'df']).assign(contains_zero=(out['lo'] <= 0) & (out['hi'] >= 0))
+    out.attrs = attrs
+    return out
 
 # %% ../nbs/31_statistics.ipynb #1c09b4be
 CONTROL_WORDS = {'label-smoothing': 'label smoothing', 'class-mean': 'the class mean', 'shuffled': 'shuffled soft labels', 'permuted': 'permuted soft labels'}
@@ -464,9 +469,10 @@ def _doubtful(row):
     "Is something claimed that an interval over seeds and patients, if there is one, leaves open?"
     return row.finding in CLAIMS and getattr(row, 'contains_zero', False)
 
-def _doubt(rows):
+def _doubt(rows, alpha):
     "Such as ', but the interval over seeds and patients contains zero (-0.01 to 0.07)', of claims that share it"
-    ends = _list(f'{r.lo:.2g} to {r.hi:.2g}' for r in rows)
+    ends, tests = _list(f'{r.lo:.2g} to {r.hi:.2g}' for r in rows), rows[0].together
+    if tests > 1: ends += f'; {1-alpha:.0%} for {tests} tests together'
     if len(rows) == 1: return f', but the interval over seeds and patients contains zero ({ends})'
     return f', but the intervals over seeds and patients contain zero ({ends})'
 
@@ -487,8 +493,8 @@ def _clause(
     groups = {}
     for r in rows.itertuples():
         words = _claim(r, gains.get(r.metric, []), attrs['alpha']) if finding == 'improves' else _verb(r)
-        groups.setdefault((words, _doubtful(r)), []).append(r)
-    def told(words, doubtful, same): return f'{words} {_list(_told(r, n) for r in same)}' + (_doubt(same) if doubtful else '')
+        groups.setdefault((words, r.together if _doubtful(r) else 0), []).append(r)
+    def told(words, doubtful, same): return f'{words} {_list(_told(r, n) for r in same)}' + (_doubt(same, attrs['alpha']) if doubtful else '')
     return '; '.join(told(*key, same) for key,same in groups.items())
 
 # %% ../nbs/31_statistics.ipynb #e50952f9
