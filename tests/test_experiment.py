@@ -12,6 +12,7 @@ import mmpkd
 from mmpkd import experiment
 from mmpkd.arms import arm_labels
 from mmpkd.attention import AttentionMaps
+from mmpkd.cohort import Cohort
 from mmpkd.experiment import SHORT, Run, _folder, environment, jobs_for, make_config, one_thread, read_json, read_kept, run_experiment, teach, usable
 from mmpkd.images import Pixels, cache_pixels
 from mmpkd.localization import Convention
