@@ -16,7 +16,8 @@ from .teachers import TEACHERS
 
 # %% ../nbs/13_arms.ipynb #f2dbcd11
 ARMS = {'baseline': 'Baseline', 'in-sample': 'MMPKD (in-sample)', 'out-of-bag': 'MMPKD (out-of-bag, by image)',
-        'out-of-fold': 'MMPKD (out-of-fold)', 'label-smoothing': 'Control: label smoothing', 'class-mean': 'Control: class mean', 'shuffled': 'Control: shuffled within class',
+        'out-of-fold': 'MMPKD (out-of-fold)', 'label-smoothing': 'Control: label smoothing',
+        'class-mean': 'Control: class mean', 'shuffled': 'Control: shuffled within class',
         'permuted': 'Control: permuted', 'self-distillation': 'Control: self-distillation'}
 CONTROL_ARMS = (*CONTROLS, 'self-distillation')
 WITHOUT_TEACHER = ('baseline', 'label-smoothing', 'self-distillation')

@@ -261,7 +261,8 @@ def table(
 
 # %% ../nbs/43_cli.ipynb #91c98397
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
-Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-fold, out-of-bag (forests; by image, not by patient); "
+Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-fold, "
+                                        "out-of-bag (forests; by image, not by patient); "
                                         "the controls label-smoothing, class-mean, shuffled, permuted, self-distillation; or 'all'. "
                                         "An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'.")]
 Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
@@ -282,7 +283,8 @@ TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata
 TextModel = Annotated[str|None, typer.Option(help="For --teacher bert: name on the model hub, or a folder.")]
 TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
 Preset = Annotated[str|None, typer.Option(help="'paper': the teacher as close to the paper's as it can be known.")]
-Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' (by image) or 'out-of-fold'.")]
+Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', "
+                                           "'out-of-bag' (by image) or 'out-of-fold'.")]
 Lam = Annotated[float, typer.Option(help='Weight λ of the soft labels, in [0, 1].')]
 Temperature = Annotated[str, typer.Option('--temperature', '-T', help="Temperature T of the soft labels, or 'valid': by likelihood on validation images.")]
 
@@ -560,7 +562,7 @@ def teach(
     seeds:Annotated[int, typer.Option(min=1, help='Teachers, with seeds 0, 1, ...')]=5,
     folds:Annotated[int, typer.Option(help='Also out of fold, with so many folds of the training patients; 0 for no.')]=0,
 ):
-    "The teacher alone: macro AUROC per image, and of the single parts of images that have some; mean and standard deviation over seeds"
+    "The teacher alone: macro AUROC per image (and of single parts), mean and standard deviation over seeds"
     from mmpkd.statistics import plus_minus
     from mmpkd.teachers import teacher_table
     cohort = load()

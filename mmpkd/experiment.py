@@ -37,7 +37,8 @@ from .losses import DistillationLoss
 from .soft_labels import CONTROLS, HOW, best_temperature, soft_label_quality, soften, training_logits
 from .statistics import SCORES, compare_arms, per_run, sign_flip, verdict
 from .student import VIT_TINY, Student, augmentation, best_device, create_student, precision_for, train_student
-from .teachers import TEACHERS, evidence, image_logits, load_teacher, macro_auroc, make_teacher, save_teacher, teacher_auroc
+from .teachers import (TEACHERS, evidence, image_logits, load_teacher, macro_auroc, make_teacher, save_teacher,
+                            teacher_auroc)
 
 # %% ../nbs/40_experiment.ipynb #866fb225
 def _checkpoint(weights):
@@ -62,7 +63,7 @@ def make_config(
     teacher_per_seed:bool=False, # A teacher, folds and controls for each seed; else all students learn from the same
     lam:float=.5, # $\lambda$, the weight of the soft labels
     T:float|str=1., # Temperature of the soft labels; 'valid': the one at which the teacher's answers are likeliest on validation images
-    matched:str='out-of-fold', # Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' (by image) or 'out-of-fold'
+    matched:str='out-of-fold', # The controls are made from these: 'in-sample', 'out-of-bag' (by image) or 'out-of-fold'
     size:int=224, # Side of the square image, in pixels
     epochs:int=5, # Passes over the training images
     lr:float=2e-4, # Highest learning rate of the cycle
@@ -204,8 +205,9 @@ def _about_teacher(teacher, cohort, arms, config, folder):
     "How good it is, and the temperature chosen on validation images if it is asked for, or was before"
     path = folder/'teacher.json'
     about = read_json(path) if path.is_file() else {}
-    if 'per' not in about:                                                   # new, or of an older version: parts were measured
-        about = dict(auroc=teacher_auroc(teacher, cohort), per='image', T_valid=about.get('T_valid'))
+    if 'per' not in about:                                                   # an older version measured parts
+        auroc = teacher_auroc(teacher, cohort)
+        about = dict(auroc=auroc, per='image', T_valid=about.get('T_valid'))
     if about['T_valid'] is None and _wants_valid_T(arms, config):
         valid = cohort.split('valid')
         about['T_valid'] = best_temperature(image_logits(teacher, valid), valid.y(), valid.task)
@@ -655,14 +657,13 @@ def teacher(self:Run) -> dict: # 'auroc' ({asked about: value}), 'per' and 'T_va
     "How good the teacher was; 'per' is None in an older folder, which measured parts where images have some"
     files = [_teacher_folder(self.folder, self.config, seed)/'teacher.json' for seed in self.teacher_seeds]
     kept = [read_json(f) for f in files if f.is_file()]
-    auroc, Ts = pd.DataFrame([t['auroc'] for t in kept]).mean().to_dict(), [t['T_valid'] for t in kept if t['T_valid']]
+    auroc = pd.DataFrame([t['auroc'] for t in kept]).mean().to_dict()
     if auroc: auroc = _taught_auroc(self) | auroc
+    asked = [*HOW, 'valid', 'test']
+    auroc = {k: auroc[k] for k in (*asked, *(f'{k} (parts)' for k in asked)) if k in auroc}
     per = 'image' if all(t.get('per') == 'image' for t in kept) else None
-    return dict(auroc=dict(sorted(auroc.items(), key=_asked_first)), per=per, T_valid=float(np.mean(Ts)) if Ts else None)
-
-def _asked_first(item): # Sorts the ways of asking before the other splits, and single parts last
-    name = item[0].removesuffix(' (parts)')
-    return item[0] != name, HOW.index(name) if name in HOW else len(HOW)
+    Ts = [t['T_valid'] for t in kept if t['T_valid']]
+    return dict(auroc=auroc, per=per, T_valid=float(np.mean(Ts)) if Ts else None)
 
 # %% ../nbs/40_experiment.ipynb #1a1e9e90
 def _unit_scores(arm, seed, folder):

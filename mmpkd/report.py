@@ -25,7 +25,7 @@ from .experiment import Run, read_json, usable, write_text
 from .images import cache_pixels, read_image
 from .localization import CONVENTIONS, Convention, heat_of, predicted_boxes, show_localization, truth_of
 from .localizers import CEILING, LOCALIZERS
-from .soft_labels import calibration, gap, show_calibration
+from .soft_labels import calibration, show_calibration
 from .statistics import DIRECTIONS, TITLES, plus_minus, power_table, show_runs, summarize
 from .student import Student
 from .studies import convention_table, flips, known_metrics, reliability_table, show_conventions, show_reliability
@@ -124,10 +124,11 @@ def teacher_note(
 ) -> str:
     "What the AUROCs of the teacher are of"
     teacher = run.teacher
-    if teacher['per'] is None: return ('Measured by an older version: per part (such as an abnormality) where images have '
-                                       'some; only the soft labels below are per image.')
+    if teacher['per'] is None:
+        return ('Measured by an older version: per part (such as an abnormality) where images have some, '
+                'unlike the soft labels.')
     parts = any(k.endswith('(parts)') for k in teacher['auroc'])
-    return 'Per image, as of the students' + ('; (parts): of the single parts of images, from which the teacher learns.' if parts else '.')
+    return 'Per image, as of the students' + ('; (parts): of single parts, from which it learns.' if parts else '.')
 
 # %% ../nbs/42_report.ipynb #9a58254e
 def _chance(run): # Trivial localizers, but the one that is told where the lesion is
@@ -324,7 +325,8 @@ def _tests(run): # {title: table}
 def _taught(run): # HTML: how good the teacher is, and its soft labels
     if not run.taught_arms: return []
     teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
-    soft = [soft_label_table(run).to_html(border=0), _p('Soft labels as they were taught, against the hard labels of the training images.', 'note')]
+    note = 'Soft labels as they were taught, against the hard labels of the training images.'
+    soft = [soft_label_table(run).to_html(border=0), _p(note, 'note')]
     if not len(teacher): return ['<h2>Soft labels</h2>', *soft]
     return ['<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), _p(teacher_note(run), 'note'), *soft]
 

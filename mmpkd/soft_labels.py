@@ -37,7 +37,7 @@ HOW = ('in-sample', 'out-of-bag', 'out-of-fold')
 def training_logits(
     teacher:Teacher, # Fitted on `evidence(cohort)`
     cohort:Cohort, # Training images
-    how:str='out-of-fold', # 'in-sample' (the paper's way; nearly repeats the hard labels), 'out-of-bag' (forests; by image, not by patient) or 'out-of-fold'
+    how:str='out-of-fold', # 'in-sample' (the paper; nearly repeats the hard labels), 'out-of-bag' (forests; by image) or 'out-of-fold'
     folds:int=5, # For 'out-of-fold'
     seed:int=0, # For 'out-of-fold'
     share:float=1. # For 'out-of-fold': part of the patients that each teacher learns from

@@ -167,7 +167,7 @@ class ForestTeacher(Teacher):
 def oob_logits(self:ForestTeacher,
     cohort:Cohort # The cohort that the forest was fitted on
 ) -> pd.DataFrame: # (N, C), indexed by `image_id`
-    "Logits by the trees that did not see the image (perhaps another of the patient), NaN if all did; by all trees where it was not fitted on"
+    "Logits by trees that did not see the image (perhaps another of the patient), NaN if all did; other images: by all trees"
     out = self.logits(cohort)
     for name, ids in self.fitted_on.items():
         if not out.index.isin(ids).any(): raise ValueError(f'the forest was not fitted on any image of cohort {cohort.name!r}; out-of-bag predictions are for its training images')
@@ -580,7 +580,7 @@ def teacher_auroc(
     folds:int=0, # Also out of fold, with so many folds
     seed:int=0 # Of the folds
 ) -> dict: # {asked about: macro AUROC}; that of single parts has a name that ends in '(parts)'
-    "How well it predicts the labels of images: in-sample, out-of-bag where it can, out-of-fold if asked for, validation, test"
+    "How well it predicts images: in-sample, out-of-bag where it can, out-of-fold if asked for, validation, test"
     answers = _answers(teacher, cohort, folds, seed)
     whole = {k: macro_auroc(c.y(), of_images(z, c)) for k, (c, z) in answers.items()}
     if cohort.parts is None: return whole
