@@ -15,8 +15,9 @@ from .soft_labels import CONTROLS, HOW, control_labels, smooth, soften
 from .teachers import TEACHERS
 
 # %% ../nbs/13_arms.ipynb #f2dbcd11
-ARMS = {'baseline': 'Baseline', 'in-sample': 'MMPKD (in-sample)', 'out-of-bag': 'MMPKD (out-of-bag)', 'out-of-fold': 'MMPKD (out-of-fold)',
-        'label-smoothing': 'Control: label smoothing', 'class-mean': 'Control: class mean', 'shuffled': 'Control: shuffled within class',
+ARMS = {'baseline': 'Baseline', 'in-sample': 'MMPKD (in-sample)', 'out-of-bag': 'MMPKD (out-of-bag, by image)',
+        'out-of-fold': 'MMPKD (out-of-fold)', 'label-smoothing': 'Control: label smoothing',
+        'class-mean': 'Control: class mean', 'shuffled': 'Control: shuffled within class',
         'permuted': 'Control: permuted', 'self-distillation': 'Control: self-distillation'}
 CONTROL_ARMS = (*CONTROLS, 'self-distillation')
 WITHOUT_TEACHER = ('baseline', 'label-smoothing', 'self-distillation')

@@ -11,9 +11,9 @@ __all__ = ['app', 'run_app', 'audit_app', 'teacher_app', 'phantom_app', 'grid_ap
            'Temperature', 'Size', 'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau', 'ConventionText',
            'UNUSED', 'DEFAULTS', 'DEMO', 'tell', 'main_options', 'phantom_mimic_command', 'phantom_cbis_command',
            'busbra', 'mimic', 'cbis', 'print_table', 'print_columns', 'table', 'read_jobs', 'auto_teacher',
-           'read_convention', 'training_config', 'print_run', 'leave_sheet', 'before_training', 'finish', 'run',
-           'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach', 'add_command', 'reliability', 'demo', 'predict',
-           'main']
+           'read_convention', 'training_config', 'taught_lines', 'print_run', 'leave_sheet', 'before_training',
+           'finish', 'run', 'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach', 'add_command', 'reliability',
+           'demo', 'predict', 'main']
 
 # %% ../nbs/43_cli.ipynb #48a9f779
 import logging, os, sys, warnings
@@ -261,7 +261,8 @@ def table(
 
 # %% ../nbs/43_cli.ipynb #91c98397
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
-Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-bag (forests), out-of-fold; "
+Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-fold, "
+                                        "out-of-bag (forests; by image, not by patient); "
                                         "the controls label-smoothing, class-mean, shuffled, permuted, self-distillation; or 'all'. "
                                         "An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'.")]
 Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
@@ -282,7 +283,8 @@ TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata
 TextModel = Annotated[str|None, typer.Option(help="For --teacher bert: name on the model hub, or a folder.")]
 TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
 Preset = Annotated[str|None, typer.Option(help="'paper': the teacher as close to the paper's as it can be known.")]
-Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold'.")]
+Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', "
+                                           "'out-of-bag' (by image) or 'out-of-fold'.")]
 Lam = Annotated[float, typer.Option(help='Weight λ of the soft labels, in [0, 1].')]
 Temperature = Annotated[str, typer.Option('--temperature', '-T', help="Temperature T of the soft labels, or 'valid': by likelihood on validation images.")]
 
@@ -354,19 +356,31 @@ def training_config(
     return make_config(auto_teacher(cohort) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset=preset, teacher_per_seed=teacher_per_seed, lam=lam, T=T,
                        matched=matched, size=size, epochs=epochs, lr=lr, bs=bs, augment=augment, weights=weights, precision=precision, convention=({} if tau is None else dict(tau=tau)) | read_convention(convention), data=data, **more)
 
+# %% ../nbs/43_cli.ipynb #8572b319
+def taught_lines(
+    run # A finished `Run`
+) -> list: # One for each arm that learned from the teacher
+    "The soft labels that were taught, against the hard labels of the training images"
+    from mmpkd.arms import read_arm
+    from mmpkd.soft_labels import HOW
+    taught = run.taught()
+    def line(arm): return f'Labels taught, {arm}: ' + ', '.join(f'{k} {v:.3f}' for k, v in taught.loc[arm].items())
+    return [line(arm) for arm in taught.index if read_arm(arm)[0] in HOW]
+
 # %% ../nbs/43_cli.ipynb #27d3d687
 def print_run(
     run, # A finished `Run`
     page:Path # Its report
 ):
     "A finished run, on the terminal"
-    from mmpkd.report import caveats, table1
+    from mmpkd.report import caveats, table1, teacher_note
     t = table1(run)
     if 'No box' in t and t['No box'].str.fullmatch('0.000( ± 0.000)?').all(): t = t.drop(columns='No box')
     print_table(t, f"{run.asked['cohort']}, {run.seeds} seed{'s' if run.seeds > 1 else ''}: mean ± sd")
     teacher = ', '.join(f'{v:.3f} {k}' for k, v in run.teacher['auroc'].items())
     several = f', mean of {run.seeds} teachers' if len(run.teacher_seeds) > 1 else ''
-    if teacher: tell(f'Teacher AUROC{several}: {teacher}')
+    if teacher: tell(f'Teacher AUROC{several}: {teacher}. {teacher_note(run)}')
+    for text in taught_lines(run): tell(text)
     tell('')
     for text in [*run.verdicts().values(), *caveats(run)]: tell(text)
     tell(f'\nReport: {page}', whole=True)
@@ -548,7 +562,7 @@ def teach(
     seeds:Annotated[int, typer.Option(min=1, help='Teachers, with seeds 0, 1, ...')]=5,
     folds:Annotated[int, typer.Option(help='Also out of fold, with so many folds of the training patients; 0 for no.')]=0,
 ):
-    "The teacher alone: macro AUROC, mean and standard deviation over seeds"
+    "The teacher alone: macro AUROC per image (and of single parts), mean and standard deviation over seeds"
     from mmpkd.statistics import plus_minus
     from mmpkd.teachers import teacher_table
     cohort = load()
@@ -584,7 +598,7 @@ def add_command(
 
 # %% ../nbs/43_cli.ipynb #b0390dbc
 DEFAULTS = { # Of each source: for training, for `teach`
-    busbra: (dict(arms='baseline,out-of-bag', arm='out-of-bag', matched='out-of-bag', size=160), {}),
+    busbra: (dict(size=160), {}),
     mimic: (dict(teacher='bert'), dict(teacher='bert')),
     cbis: ({}, dict(valid=0.)), # as the paper, on all official training patients
     table: ({}, {})}
@@ -656,7 +670,7 @@ def _look(s, a, convention): # A `Student` and an image -> probability of each l
 # %% ../nbs/43_cli.ipynb #ccf1c264
 @app.command('predict')
 def predict(
-    student:Annotated[Path, typer.Argument(help='Folder of a trained student, such as RUN/units/out-of-bag/seed-0.')],
+    student:Annotated[Path, typer.Argument(help='Folder of a trained student, such as RUN/units/out-of-fold/seed-0.')],
     image:Annotated[Path, typer.Argument(help='One image: DICOM, PNG or JPEG.')],
     out:Annotated[Path, typer.Option(help='Where to draw the image with its heat map and boxes.')]=Path('prediction.png'),
     tau:Annotated[float|None, typer.Option(help='What the rule of --convention needs. By default it is the height of the cut between the minimum (0) and the maximum (1) of the attention inside the image; if none is given, as in the run that the student is from.')]=None,

@@ -34,10 +34,11 @@ from .intervals import auroc_by_image, differences
 from .localization import Convention, peaks_in_nothing, truth_of
 from .localizers import Localizer, score_localizer, student_localizer, trivial_localizers
 from .losses import DistillationLoss
-from .soft_labels import CONTROLS, HOW, best_temperature, image_logits, soften, training_logits
+from .soft_labels import CONTROLS, HOW, best_temperature, soft_label_quality, soften, training_logits
 from .statistics import SCORES, compare_arms, per_run, sign_flip, verdict
 from .student import VIT_TINY, Student, augmentation, best_device, create_student, precision_for, train_student
-from .teachers import TEACHERS, evidence, load_teacher, macro_auroc, make_teacher, save_teacher
+from .teachers import (TEACHERS, evidence, image_logits, load_teacher, macro_auroc, make_teacher, save_teacher,
+                            teacher_auroc)
 
 # %% ../nbs/40_experiment.ipynb #866fb225
 def _checkpoint(weights):
@@ -62,7 +63,7 @@ def make_config(
     teacher_per_seed:bool=None, # A teacher, folds and controls for each seed, else all students learn from the same; default: if it is `quick`
     lam:float=.5, # $\lambda$, the weight of the soft labels
     T:float|str=1., # Temperature of the soft labels; 'valid': the one at which the teacher's answers are likeliest on validation images
-    matched:str='out-of-fold', # Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold'
+    matched:str='out-of-fold', # The controls are made from these: 'in-sample', 'out-of-bag' (by image) or 'out-of-fold'
     size:int=224, # Side of the square image, in pixels
     epochs:int=5, # Passes over the training images
     lr:float=2e-4, # Highest learning rate of the cycle
@@ -189,13 +190,6 @@ def _logits(teacher, train, how, share, folder, seed=0):
     if not path.is_file(): write_table(training_logits(teacher(), train, how, seed=seed, share=share), path)
     return read_kept(path)
 
-def _quality(teacher, cohort):
-    "Macro AUROC of the teacher on images it has learned from, by trees that have not, and on others"
-    asked = {name: evidence(cohort.split(s)) for name, s in (('in-sample', 'train'), ('valid', 'valid'), ('test', 'test'))}
-    quality = {name: macro_auroc(c.y(), teacher.logits(c)) for name, c in asked.items()}
-    train = asked['in-sample']
-    return quality | ({'out-of-bag': macro_auroc(train.y(), teacher.oob_logits(train))} if hasattr(teacher, 'oob_logits') else {})
-
 def _wants_valid_T(arms, config): return 'valid' in (config['T'], *(read_arm(a)[1].get('T') for a in arms))
 
 # %% ../nbs/40_experiment.ipynb #40846519
@@ -211,7 +205,10 @@ def _kept_teacher(cohort, config, folder, seed):
 def _about_teacher(teacher, cohort, arms, config, folder):
     "How good it is, and the temperature chosen on validation images if it is asked for, or was before"
     path = folder/'teacher.json'
-    about = read_json(path) if path.is_file() else dict(auroc=_quality(teacher, cohort), T_valid=None)
+    about = read_json(path) if path.is_file() else {}
+    if 'per' not in about:                                                   # an older version measured parts
+        auroc = teacher_auroc(teacher, cohort)
+        about = dict(auroc=auroc, per='image', T_valid=about.get('T_valid'))
     if about['T_valid'] is None and _wants_valid_T(arms, config):
         valid = cohort.split('valid')
         about['T_valid'] = best_temperature(image_logits(teacher, valid), valid.y(), valid.task)
@@ -219,7 +216,7 @@ def _about_teacher(teacher, cohort, arms, config, folder):
 
 def _keep_teacher(cohort, arms, config, folder, seed):
     "See that all about the teacher is kept: it, and its temperature; None twice if nothing is privileged"
-    teacher, about = None, dict(auroc={}, T_valid=None)
+    teacher, about = None, dict(auroc={}, per='image', T_valid=None)
     if config['teacher'] != 'none':
         teacher = _kept_teacher(cohort, config, folder, seed)
         about = _about_teacher(teacher, cohort, arms, config, folder)
@@ -507,14 +504,6 @@ class Run:
         "Folder of one unit"
         return self.folder/'units'/_folder(arm)/f'seed-{seed}'
 
-    @property
-    def teacher(self) -> dict: # 'auroc' (on whom: value) and 'T_valid', means over the teachers; nothing and None without a teacher
-        "How good the teacher was"
-        files = [_teacher_folder(self.folder, self.config, seed)/'teacher.json' for seed in self.teacher_seeds]
-        taught = [read_json(f) for f in files if f.is_file()]
-        Ts = [t['T_valid'] for t in taught if t['T_valid']]
-        return dict(auroc=pd.DataFrame([t['auroc'] for t in taught]).mean().to_dict(), T_valid=float(np.mean(Ts)) if Ts else None)
-
     def units(self) -> list: # (arm, seed, folder) of each unit
         return [(arm, seed, self.unit(arm, seed)) for arm in self.arms for seed in range(self.seeds)]
 
@@ -640,6 +629,12 @@ def over_teachers(self:Run,
     return sum(measure(y, self.soft_labels(arm, seed)) for seed in self.teacher_seeds)/len(self.teacher_seeds)
 
 @patch
+def taught(self:Run) -> pd.DataFrame: # One row per arm: 'AUROC', 'mean |s - y|', 'log loss', 'Brier', 'ECE'
+    "The soft labels that were taught, against the hard labels of the training images; the mean over several teachers"
+    rows = {a: self.over_teachers(a, soft_label_quality) for a in self.taught_arms}
+    return pd.DataFrame(rows).T.rename_axis('soft labels')
+
+@patch
 def maps(self:Run,
     arm:str, # Its name
     seed:int # 0, 1, ...
@@ -659,6 +654,24 @@ def auroc(self:Run,
     y = self.labels(split)
     def value(folder): return macro_auroc(y, read_kept(folder/'predictions.parquet').loc[y.index])
     return pd.DataFrame([dict(arm=arm, seed=seed, auroc=value(folder)) for arm, seed, folder in self.units()])
+
+# %% ../nbs/40_experiment.ipynb #cbe16efb
+def _taught_auroc(run): # {way of asking: AUROC} of the soft labels, of the arms that learned from the whole teacher's
+    arms = {read_arm(a)[0]: a for a in run.taught_arms[::-1] if 'share' not in read_arm(a)[1]}
+    return {how: run.over_teachers(arms[how], macro_auroc) for how in HOW if how in arms}
+
+@patch(as_prop=True)
+def teacher(self:Run) -> dict: # 'auroc' ({asked about: value}), 'per' and 'T_valid', means over the teachers
+    "How good the teacher was; 'per' is None in an older folder, which measured parts where images have some"
+    files = [_teacher_folder(self.folder, self.config, seed)/'teacher.json' for seed in self.teacher_seeds]
+    kept = [read_json(f) for f in files if f.is_file()]
+    auroc = pd.DataFrame([t['auroc'] for t in kept]).mean().to_dict()
+    if auroc: auroc = _taught_auroc(self) | auroc
+    asked = [*HOW, 'valid', 'test']
+    auroc = {k: auroc[k] for k in (*asked, *(f'{k} (parts)' for k in asked)) if k in auroc}
+    per = 'image' if all(t.get('per') == 'image' for t in kept) else None
+    Ts = [t['T_valid'] for t in kept if t['T_valid']]
+    return dict(auroc=auroc, per=per, T_valid=float(np.mean(Ts)) if Ts else None)
 
 # %% ../nbs/40_experiment.ipynb #1a1e9e90
 def _unit_scores(arm, seed, folder):

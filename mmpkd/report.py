@@ -6,8 +6,8 @@ Docs: https://mmpkd.github.io/mmpkd/report.html.md"""
 
 # %% auto #0
 __all__ = ['METRICS', 'MORE_METRICS', 'STYLE', 'table1', 'to_markdown', 'table_note', 'soft_labels_of', 'soft_label_table',
-           'caveats', 'ranked_images', 'plain_words', 'figure1', 'figure2', 'data_table', 'audit_section',
-           'report_html', 'write_report', 'write_study', 'more_findings']
+           'teacher_note', 'caveats', 'ranked_images', 'plain_words', 'figure1', 'figure2', 'data_table',
+           'audit_section', 'report_html', 'write_report', 'write_study', 'more_findings']
 
 # %% ../nbs/42_report.ipynb #fc4c3150
 import base64, html, io, json
@@ -25,7 +25,7 @@ from .experiment import Run, read_json, usable, write_text
 from .images import cache_pixels, read_image
 from .localization import CONVENTIONS, Convention, heat_of, predicted_boxes, show_localization, truth_of
 from .localizers import CEILING, LOCALIZERS
-from .soft_labels import calibration, gap, show_calibration
+from .soft_labels import calibration, show_calibration
 from .statistics import DIRECTIONS, TITLES, plus_minus, power_table, show_runs, summarize
 from .student import Student
 from .studies import convention_table, flips, known_metrics, reliability_table, show_conventions, show_reliability
@@ -115,10 +115,20 @@ def soft_labels_of(
 def soft_label_table(
     run:Run # A finished run
 ) -> pd.DataFrame: # One row per arm with a table of soft labels
-    "How far the soft labels of each arm are from the hard labels, and how well they are calibrated against them; the mean over several teachers"
-    def errors(y, s): return calibration(y, s)[['log loss', 'Brier', 'ECE']].mean()
-    rows = {a: {'mean |s - y|': run.over_teachers(a, gap)} | run.over_teachers(a, errors).to_dict() for a in run.taught_arms}
-    return pd.DataFrame(rows).T.rename_axis('soft labels').round(3)
+    "How well the soft labels of each arm rank and hit the hard labels: `Run.taught`, rounded"
+    return run.taught().round(3)
+
+# %% ../nbs/42_report.ipynb #3743286c
+def teacher_note(
+    run:Run # A finished run
+) -> str:
+    "What the AUROCs of the teacher are of"
+    teacher = run.teacher
+    if teacher['per'] is None:
+        return ('Measured by an older version: per part (such as an abnormality) where images have some, '
+                'unlike the soft labels.')
+    parts = any(k.endswith('(parts)') for k in teacher['auroc'])
+    return 'Per image, as of the students' + ('; (parts): of single parts, from which it learns.' if parts else '.')
 
 # %% ../nbs/42_report.ipynb #9a58254e
 def _chance(run): # Trivial localizers, but the one that is told where the lesion is
@@ -315,9 +325,10 @@ def _tests(run): # {title: table}
 def _taught(run): # HTML: how good the teacher is, and its soft labels
     if not run.taught_arms: return []
     teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
-    soft = soft_label_table(run).to_html(border=0)
-    if not len(teacher): return ['<h2>Soft labels</h2>', soft]
-    return ['<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), soft]
+    note = 'Soft labels as they were taught, against the hard labels of the training images.'
+    soft = [soft_label_table(run).to_html(border=0), _p(note, 'note')]
+    if not len(teacher): return ['<h2>Soft labels</h2>', *soft]
+    return ['<h2>Teacher and soft labels</h2>', teacher.to_html(border=0), _p(teacher_note(run), 'note'), *soft]
 
 def report_html(
     run:Run, # A finished run

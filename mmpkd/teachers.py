@@ -7,8 +7,8 @@ Docs: https://mmpkd.github.io/mmpkd/teachers.html.md"""
 # %% auto #0
 __all__ = ['MAX_COLUMNS', 'TEACHERS', 'PRESETS', 'TRUSTED', 'tabular_features', 'questions', 'Teacher', 'ForestTeacher',
            'class_auroc', 'macro_auroc', 'BoostedTeacher', 'BagOfWordsTeacher', 'masked_loss', 'small_bert',
-           'load_text_model', 'TextTeacher', 'out_of_fold', 'StackedTeacher', 'make_teacher', 'evidence',
-           'teacher_table', 'save_teacher', 'load_teacher']
+           'load_text_model', 'TextTeacher', 'out_of_fold', 'StackedTeacher', 'make_teacher', 'evidence', 'worst_of',
+           'pool_parts', 'of_images', 'image_logits', 'teacher_auroc', 'teacher_table', 'save_teacher', 'load_teacher']
 
 # %% ../nbs/10_teachers.ipynb #7195e7a1
 import json, math, shutil, sys
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 import transformers
 from fastcore.basics import patch
 from safetensors import SafetensorError
-from scipy.special import logit
+from scipy.special import expit, logit, softmax
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -168,7 +168,7 @@ class ForestTeacher(Teacher):
 def oob_logits(self:ForestTeacher,
     cohort:Cohort # The cohort that the forest was fitted on
 ) -> pd.DataFrame: # (N, C), indexed by `image_id`
-    "Logits by the trees that did not see the image: NaN if every tree saw it; images that the forest was not fitted on are answered by all trees"
+    "Logits by trees that did not see the image (perhaps another of the patient), NaN if all did; other images: by all trees"
     out = self.logits(cohort)
     for name, ids in self.fitted_on.items():
         if not out.index.isin(ids).any(): raise ValueError(f'the forest was not fitted on any image of cohort {cohort.name!r}; out-of-bag predictions are for its training images')
@@ -528,13 +528,68 @@ def evidence(
     "What a teacher learns from: the parts of the images where a cohort has some, else the images"
     return cohort if cohort.parts is None else cohort.parts
 
+# %% ../nbs/10_teachers.ipynb #e1295467
+def worst_of(
+    p:pd.DataFrame, # (M, C) probabilities of the parts, one row each; in 'multiclass' the columns go from best to worst
+    of:pd.Series, # (M,) the image that each part belongs to, with the same index
+    task:str='multilabel' # 'multilabel' or 'multiclass'
+) -> pd.DataFrame: # (N, C) probabilities of the images; NaN where no part has any
+    "The image's probabilities from those of its parts, of which it has the worst; parts without any are passed over"
+    if not p.index.sort_values().equals(of.index.sort_values()):
+        raise ValueError('p and of must have one row for each part, with the same index')
+    of, known = of.loc[p.index], p.notna().all(axis=1)
+    at_most = p[known].cumsum(axis=1).clip(upper=1) if task == 'multiclass' else 1 - p[known]
+    at_most = at_most.groupby(of[known]).prod()
+    if task == 'multilabel': worst = 1 - at_most
+    else: worst = at_most.assign(**{p.columns[-1]: 1.}).diff(axis=1).fillna(at_most.iloc[:, :1])
+    return worst.reindex(of.unique()).rename_axis(of.name)
+
+# %% ../nbs/10_teachers.ipynb #fda92b82
+def pool_parts(
+    z:pd.DataFrame, # (M, C) logits of the parts
+    cohort:Cohort # With `parts`
+) -> pd.DataFrame: # (N, C) logits, indexed by `image_id`; NaN where no part has any
+    "Logits of the images, each as bad as its worst part"
+    of = cohort.parts.items.set_index('image_id').of
+    p = expit(z) if cohort.task == 'multilabel' else softmax(z, axis=1)
+    p = worst_of(pd.DataFrame(p, z.index, z.columns), of, cohort.task).reindex(cohort.y().index)
+    with np.errstate(divide='ignore'): return logit(p) if cohort.task == 'multilabel' else np.log(p)
+
+# %% ../nbs/10_teachers.ipynb #1a17e459
+def of_images(
+    z:pd.DataFrame, # (M, C) logits of `evidence(cohort)`
+    cohort:Cohort # The images
+) -> pd.DataFrame: # (N, C) logits, indexed by `image_id`
+    "The images' logits: those of the evidence, pooled where images have parts"
+    return z if cohort.parts is None else pool_parts(z, cohort)
+
+def image_logits(
+    teacher:Teacher, # Fitted
+    cohort:Cohort # Any images
+) -> pd.DataFrame: # (N, C) logits, indexed by `image_id`
+    "What the teacher answers for images, pooled from their parts where they have some"
+    return of_images(teacher.logits(evidence(cohort)), cohort)
+
 # %% ../nbs/10_teachers.ipynb #172e94a0
-def _answers(t, splits, folds, seed): # Name -> cohort and logits; `t` was fitted on `splits['train']`
-    train = splits['train']
-    answers = {'in-sample': (train, t.logits(train))}
-    if hasattr(t, 'oob_logits'): answers['out-of-bag'] = train, t.oob_logits(train)
-    if folds: answers['out-of-fold'] = train, out_of_fold(t, train, folds, seed)
-    return answers | {s: (c, t.logits(c)) for s, c in splits.items() if s != 'train' and len(c)}
+def _answers(t, cohort, folds=0, seed=0): # Asked about -> images, and the logits of their evidence
+    train, others = cohort.split('train'), {s: cohort.split(s) for s in ('valid', 'test')}
+    answers = {'in-sample': (train, t.logits(evidence(train)))}
+    if hasattr(t, 'oob_logits'): answers['out-of-bag'] = train, t.oob_logits(evidence(train))
+    if folds: answers['out-of-fold'] = train, out_of_fold(t, evidence(train), folds, seed)
+    return answers | {s: (c, t.logits(evidence(c))) for s, c in others.items() if len(evidence(c))}
+
+# %% ../nbs/10_teachers.ipynb #65e149a2
+def teacher_auroc(
+    teacher:Teacher, # Fitted on the evidence of the training split
+    cohort:Cohort, # All splits
+    folds:int=0, # Also out of fold, with so many folds
+    seed:int=0 # Of the folds
+) -> dict: # {asked about: macro AUROC}; that of single parts has a name that ends in '(parts)'
+    "How well it predicts images: in-sample, out-of-bag where it can, out-of-fold if asked for, validation, test"
+    answers = _answers(teacher, cohort, folds, seed)
+    whole = {k: macro_auroc(c.y(), of_images(z, c)) for k, (c, z) in answers.items()}
+    if cohort.parts is None: return whole
+    return whole | {f'{k} (parts)': macro_auroc(c.parts.y(), z) for k, (c, z) in answers.items()}
 
 # %% ../nbs/10_teachers.ipynb #8ff29328
 def teacher_table(
@@ -544,12 +599,10 @@ def teacher_table(
     folds:int=0, # Also out of fold, with so many folds
     **kwargs # Arguments of `make_teacher`, such as `preset`
 ) -> pd.DataFrame: # One row per seed, then their 'mean' and 'sd'
-    "Macro AUROC of the teacher alone: in-sample, out-of-bag where it can, out-of-fold if asked for, on validation and test images"
+    "`teacher_auroc` of several teachers"
     if seeds < 1: raise ValueError(f'seeds must be above 0, not {seeds}')
-    splits = {s: evidence(cohort).split(s) for s in ('train', 'valid', 'test')}
-    def row(seed):
-        t = make_teacher(teacher, seed, **kwargs).fit(splits['train'])
-        return {k: macro_auroc(c.y(), z) for k, (c, z) in _answers(t, splits, folds, seed).items()}
+    train = evidence(cohort.split('train'))
+    def row(seed): return teacher_auroc(make_teacher(teacher, seed, **kwargs).fit(train), cohort, folds, seed)
     rows = pd.DataFrame([row(s) for s in range(seeds)])
     return pd.concat([rows, rows.agg(['mean', 'std']).rename(dict(std='sd'))]).rename_axis('seed')
 

@@ -1,5 +1,6 @@
 "The `mmpkd` command: its help, its errors, a miniature BUS-BRA from beginning to end, and one new image"
 import json, os, re, shutil, subprocess, sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, timm, torch, typer
@@ -10,10 +11,12 @@ from typer.testing import CliRunner
 import mmpkd
 from mmpkd.arms import ARMS
 from mmpkd.cli import app, console, main, print_columns, print_table, read_convention, read_jobs, table, tell
-from mmpkd.experiment import Run
+from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.localization import CONVENTIONS
 from mmpkd.localizers import CEILING, TRIVIAL
 from mmpkd.report import table1
+from mmpkd.soft_labels import calibration, gap, soft_labels, training_logits
+from mmpkd.teachers import macro_auroc
 
 ROOT = Path(mmpkd.__file__).parents[1]
 
@@ -113,12 +116,31 @@ def times(folder): return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if
 def test_busbra_from_beginning_to_end(ultrasound, busbra):
     out, said = ultrasound
     run = Run(out)
-    assert run.arms == ['baseline', 'out-of-bag'] and run.seeds == 2 and len(run.labels('test')) == 8
+    assert run.arms == ['baseline', 'out-of-fold'] and run.seeds == 2 and len(run.labels('test')) == 8
     assert (run.config['size'], run.config['epochs'], run.config['bs'], run.config['weights'], run.config['lam']) == (32, 1, 8, 'none', .5)
     for name in ('table1.md', 'table1.csv', 'table1.html', 'figure1.png', 'figure2.png', 'report.html'): assert (out/name).stat().st_size > 100
     for row in table1(run).itertuples(): assert row.Index in said and row.IoU in said
     assert 'Traceback' not in said and 'no evidence at this n' in said and str(out/'report.html') in said
     assert run.environments[0]['data']['images'] == 40
+
+def test_a_run_says_how_good_the_labels_are_that_were_taught(ultrasound):
+    "The AUROC of the teacher out of fold beside those in-sample and on other images, and the calibration of the labels"
+    out, said = ultrasound
+    run, said = Run(out), ' '.join(said.split())
+    y, s = run.labels('train'), run.soft_labels('out-of-fold')
+    auroc, errors = macro_auroc(y, s), calibration(y, s)[['log loss', 'Brier', 'ECE']].mean()
+    assert f'{auroc:.3f} out-of-fold' in said.partition('Teacher AUROC: ')[2].partition('Labels taught')[0]
+    told = said.partition('Labels taught, out-of-fold: ')[2]
+    assert told.startswith(f"AUROC {auroc:.3f}, mean |s - y| {gap(y, s):.3f}, log loss {errors['log loss']:.3f}, Brier {errors.Brier:.3f}, ECE {errors.ECE:.3f}")
+
+def test_out_of_bag_is_no_default():
+    "Its bootstrap is drawn by image, so it has to be named"
+    named = {(*path, p.name): str(p.default) for path, command in commands() for p in command.params if p.name in ('arms', 'arm', 'matched')}
+    assert ('run', 'busbra', 'matched') in named and ('grid', 'busbra', 'arm') in named and not any('out-of-bag' in d for d in named.values())
+    for f, name in ((make_config, 'matched'), (run_experiment, 'arms'), (training_logits, 'how'), (soft_labels, 'how')):
+        default = str(signature(f).parameters[name].default)
+        assert 'out-of-fold' in default and 'out-of-bag' not in default, f
+    assert 'by image' in ARMS['out-of-bag']
 
 def test_a_second_call_trains_nothing(ultrasound, busbra):
     out, said = ultrasound
@@ -193,7 +215,7 @@ def test_a_grid(busbra, tmp_path):
     result = invoke('grid', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--lams', '0.3,0.7', '--temperatures', '1, 2')
     assert result.exit_code == 0, result.output
     run = Run(tmp_path/'run')
-    assert run.arms == ['baseline', *[f'out-of-bag lam={l} T={T}' for l in (.3, .7) for T in (1, 2)]]
+    assert run.arms == ['baseline', *[f'out-of-fold lam={l} T={T}' for l in (.3, .7) for T in (1, 2)]]
     assert all(arm in result.output for arm in run.arms) and 'chosen' in result.output and 'front' in result.output and result.output.count('True') >= 2
     for name in ('grid.csv', 'grid.png', 'sensitivity.csv', 'sensitivity.png', 'report.html'): assert (run.folder/name).stat().st_size > 100
 
@@ -210,12 +232,12 @@ def test_a_transfer(busbra, ultrasound, tmp_path):
     result = invoke(*call, '--known', 'keep')
     assert result.exit_code == 0, result.output
     run = Run(tmp_path/'run')
-    assert run.arms == ['baseline', 'from baseline', 'from out-of-bag'] and run.seeds == 2 and not (run.folder/'teacher').exists()
-    assert all(s in result.output for s in ('Never saw A', 'From Baseline', 'From MMPKD (out-of-bag)', 'no evidence at this n')) and (run.folder/'transfer.png').stat().st_size > 1000
+    assert run.arms == ['baseline', 'from baseline', 'from out-of-fold'] and run.seeds == 2 and not (run.folder/'teacher').exists()
+    assert all(s in result.output for s in ('Never saw A', 'From Baseline', 'From MMPKD (out-of-fold)', 'no evidence at this n')) and (run.folder/'transfer.png').stat().st_size > 1000
 
 def test_agreement_between_seeds(ultrasound):
     result = invoke('reliability', ultrasound[0])
-    assert result.exit_code == 0 and 'agreement between seeds' in result.output and 'MMPKD (out-of-bag)' in result.output and 'spearman' in result.output
+    assert result.exit_code == 0 and 'agreement between seeds' in result.output and 'MMPKD (out-of-fold)' in result.output and 'spearman' in result.output
     for name in ('reliability.csv', 'reliability.png'): assert (ultrasound[0]/name).stat().st_size > 100
 
 def test_wide_tables_are_not_cut(capsys):
@@ -456,7 +478,7 @@ def said(output): # {label: probability}, boxes
 @pytest.mark.parametrize('kind', ['png', 'dicom'])
 def test_predict_repeats_the_run(kind, request, tmp_path):
     "What the command says of a test image is what was kept of it: probabilities, and boxes as good as their score"
-    if kind == 'png': folder, arm, images, suffix = request.getfixturevalue('ultrasound')[0], 'out-of-bag', request.getfixturevalue('busbra')/'Images', '.png'
+    if kind == 'png': folder, arm, images, suffix = request.getfixturevalue('ultrasound')[0], 'out-of-fold', request.getfixturevalue('busbra')/'Images', '.png'
     else: folder, arm, images, suffix = request.getfixturevalue('demo')[0]/'run', 'out-of-fold', request.getfixturevalue('demo')[0]/'phantom/images', '.dcm'
     run = Run(folder)
     p, scores = (pd.read_parquet(run.unit(arm, 1)/f'{f}.parquet') for f in ('predictions', 'scores'))

@@ -12,13 +12,15 @@ import mmpkd
 from mmpkd import experiment
 from mmpkd.arms import arm_labels
 from mmpkd.attention import AttentionMaps
+from mmpkd.cohort import Cohort
 from mmpkd.experiment import SHORT, Run, _folder, environment, jobs_for, make_config, one_thread, read_json, read_kept, run_experiment, teach, usable
 from mmpkd.images import Pixels, cache_pixels
 from mmpkd.localization import Convention
 from mmpkd.phantom import METADATA
-from mmpkd.soft_labels import gap, image_logits, soften, training_logits
+from mmpkd.report import teacher_note
+from mmpkd.soft_labels import calibration, gap, soften, training_logits
 from mmpkd.student import Student, train_student
-from mmpkd.teachers import TEACHERS, ForestTeacher, load_teacher
+from mmpkd.teachers import TEACHERS, ForestTeacher, image_logits, load_teacher, macro_auroc
 
 
 def tables(run): return run.per_seed().sort_values(['arm', 'seed'], ignore_index=True)
@@ -351,7 +353,7 @@ def test_the_teacher_is_kept(tiny_run, phantom):
     s = pd.read_parquet(tiny_run.folder/'soft_labels/out-of-fold.parquet')
     assert s.index.tolist() == train.items.image_id.tolist() and list(s) == phantom.labels and s.to_numpy().min() > 0 and s.to_numpy().max() < 1
     assert load_teacher(tiny_run.folder/'teacher').logits(test).shape == (len(test), 4)
-    assert set(tiny_run.teacher['auroc']) == {'in-sample', 'valid', 'test'} and tiny_run.teacher['T_valid'] is None
+    assert list(tiny_run.teacher['auroc']) == ['in-sample', 'out-of-fold', 'valid', 'test'] and tiny_run.teacher['T_valid'] is None
     z = pd.read_parquet(tiny_run.folder/'soft_labels/logits_out-of-fold.parquet')
     equal(s, pd.DataFrame(soften(z, tiny_run.config['T']), z.index, z.columns))
     equal(s, tiny_run.soft_labels('out-of-fold'))
@@ -378,6 +380,43 @@ def test_what_is_said_of_several_teachers_is_their_mean(each):
     assert each.teacher['auroc']['test'] == np.mean([f['auroc']['test'] for f in files]) and each.teacher['T_valid'] == np.mean([f['T_valid'] for f in files])
     gaps = [gap(y, each.soft_labels('out-of-fold', s)) for s in range(2)]
     assert each.over_teachers('out-of-fold', gap) == np.mean(gaps) and gaps[0] != gaps[1]
+
+def with_parts(cohort):
+    "Each image with two parts, the second of which shows nothing and is described as such"
+    t = cohort.items.assign(grade=cohort.items[cohort.labels].sum(axis=1) + np.random.default_rng(0).integers(0, 3, len(cohort)), of=cohort.items.image_id)
+    nothing = t.assign(**dict.fromkeys(cohort.labels, 0.), grade=-1.)
+    parts = pd.concat([t.assign(image_id=t.image_id + '-a'), nothing.assign(image_id=t.image_id + '-b')])
+    return Cohort(cohort.items, cohort.labels, cohort.rois, root=cohort.root, name='parts', parts=Cohort(parts, cohort.labels, tabular=['grade']))
+
+def test_the_teacher_is_measured_on_images_as_its_students_are(phantom, tiny, tmp_path):
+    "And on parts under another name, from which it learns"
+    c, config = with_parts(phantom), make_config(**tiny | dict(teacher='forest', teacher_args=dict(n_estimators=20)))
+    teach(c, ('baseline', 'out-of-fold'), config, tmp_path)
+    told, teacher = json.loads((tmp_path/'teacher.json').read_text()), load_teacher(tmp_path/'teacher')
+    for split in ('valid', 'test'):
+        images = c.split(split)
+        assert told['auroc'][split] == pytest.approx(macro_auroc(images.y(), image_logits(teacher, images)))
+        assert told['auroc'][f'{split} (parts)'] == pytest.approx(macro_auroc(images.parts.y(), teacher.logits(images.parts)))
+        assert told['auroc'][f'{split} (parts)'] > told['auroc'][split] + .01        # that nothing is there is easily said of half of them
+    assert told['per'] == 'image' and list(told['auroc'])[:2] == ['in-sample', 'out-of-bag']
+
+def test_a_folder_of_an_older_version_does_not_say_of_what_its_teacher_was_measured(copy, phantom, tiny):
+    "It is read, and measured again when an arm is added"
+    file = copy/'teacher.json'
+    now = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in now.items() if k != 'per'}))
+    old = Run(copy)
+    assert old.teacher['per'] is None and 'older version' in teacher_note(old) and old.teacher['auroc']['test'] == now['auroc']['test']
+    run = go_on(phantom, copy, tiny, arms=('baseline', 'out-of-fold', 'in-sample'), seeds=1)
+    assert json.loads(file.read_text()) == now and run.teacher['per'] == 'image' and 'older' not in teacher_note(run)
+
+def test_labels_taught_are_measured(each):
+    "Per arm, mean over the teachers; the AUROC of each way of asking is that of its labels"
+    t, y = each.taught(), each.labels('train')
+    assert t.index.tolist() == each.taught_arms and list(t) == ['AUROC', 'mean |s - y|', 'log loss', 'Brier', 'ECE']
+    assert t.AUROC['out-of-fold'] == each.teacher['auroc']['out-of-fold'] == np.mean([macro_auroc(y, each.soft_labels('out-of-fold', s)) for s in range(2)])
+    errors = [calibration(y, each.soft_labels('shuffled', s))['log loss'].mean() for s in range(2)]
+    assert t['log loss']['shuffled'] == pytest.approx(np.mean(errors))
 
 def test_students_learn_from_the_teacher_of_their_seed(each, phantom):
     "The student trained by hand on the soft labels of its seed has the same weights, on those of the other seed it has not"
@@ -512,7 +551,7 @@ def test_without_anything_privileged(phantom, tiny, tmp_path, blind):
     nothing = bare(phantom, text=None, tabular=())
     run = go_on(nothing, tmp_path/'run', tiny | dict(teacher='none'), arms=('baseline', 'label-smoothing', 'label-smoothing eps=0.5', 'self-distillation'), seeds=1)
     y = run.labels('train')
-    assert run.teacher == dict(auroc={}, T_valid=None) and not (run.folder/'teacher').exists() and run.taught_arms == ['label-smoothing', 'label-smoothing eps=0.5']
+    assert run.teacher == dict(auroc={}, per='image', T_valid=None) and not (run.folder/'teacher').exists() and run.taught_arms == ['label-smoothing', 'label-smoothing eps=0.5']
     for arm, eps in (('label-smoothing', .1), ('label-smoothing eps=0.5', .5)): equal(run.soft_labels(arm), (y*(1 - eps) + eps/2))
     assert weights(run, 'baseline') == weights(blind, 'baseline') and len({weights(run, a) for a in run.arms}) == 4
     before = times(run.folder/'units')

@@ -17,6 +17,7 @@ from mmpkd.report import METRICS, MORE_METRICS, _peaks_in_nothing, caveats, figu
 from mmpkd.soft_labels import calibration, gap
 from mmpkd.statistics import TITLES
 from mmpkd.studies import transfer
+from mmpkd.teachers import macro_auroc
 
 matplotlib.use('Agg')
 
@@ -212,6 +213,9 @@ def test_soft_labels_are_described(tiny_run):
     t, y, s = soft_label_table(tiny_run), tiny_run.labels('train'), tiny_run.soft_labels('out-of-fold')
     assert t.index.tolist() == ['out-of-fold'] and t.loc['out-of-fold', 'mean |s - y|'] == round(gap(y, s), 3)
     assert t.loc['out-of-fold', 'Brier'] == round(calibration(y, s).Brier.mean(), 3)
+    assert t.loc['out-of-fold', 'AUROC'] == round(macro_auroc(y, s), 3)
+    page = report_html(tiny_run, {}).partition('Teacher and soft labels')[2]
+    assert 'Per image' in page and page.count('<th>out-of-fold</th>') == 2 and page.count('<th>AUROC</th>') == 2          # of the teacher, and of the labels
 
 
 # Pictures

@@ -10,9 +10,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from mmpkd.cohort import Cohort
-from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, gap, matched_eps, out_of_fold, pool_parts, reliability,
-                               show_calibration, smooth, soft_labels, soften, worst_of)
-from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc
+from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, gap, matched_eps, out_of_fold, reliability,
+                               show_calibration, smooth, soft_label_quality, soft_labels, soften)
+from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc, macro_auroc, pool_parts, worst_of
 
 N = 40
 
@@ -171,6 +171,24 @@ def test_out_of_bag_needs_the_forests_own_images():
     other = cohort()
     other.items['image_id'] = 'other' + other.items.image_id
     with pytest.raises(ValueError, match='not fitted on any image'): soft_labels(t, other, 'out-of-bag')
+
+def test_a_forest_that_remembers_patients_looks_good_out_of_bag():
+    "Two images of each patient are alike, and nothing else tells the label: only out of fold is that found out"
+    rng, n = np.random.default_rng(0), 200
+    who = np.repeat(np.arange(n), 2)
+    t = pd.DataFrame(dict(image_id=[f'im{i}' for i in range(2*n)], patient_id=[f'p{k}' for k in who], split='train', image='x.png',
+                          mass=rng.integers(0, 2, n)[who]*1., height=rng.normal(size=n)[who], weight=rng.normal(size=n)[who]))
+    c = Cohort(t, ['mass'], tabular=['height', 'weight'])
+    known = {how: macro_auroc(c.y(), soft_labels(ForestTeacher(100, 1).fit(c), c, how)) for how in HOW}
+    assert known['out-of-bag'] > .9 and abs(known['out-of-fold'] - .5) < .15
+
+@pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
+def test_soft_labels_in_one_row(task):
+    c = cohort(task=task)
+    y, s = c.y(), soft_labels(forest.fit(c), c, 'out-of-fold', folds=3)
+    q = soft_label_quality(y, s)
+    assert q['AUROC'] == macro_auroc(y, s) and q['mean |s - y|'] == gap(y, s)
+    for k in ('log loss', 'Brier', 'ECE'): assert q[k] == pytest.approx(calibration(y, s)[k].mean())
 
 def test_gap():
     y = pd.DataFrame(dict(a=[0., 1., np.nan], b=[1., np.nan, 0.]), list('ijk'))

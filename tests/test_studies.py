@@ -15,11 +15,11 @@ from mmpkd.images import Pixels
 from mmpkd.localization import Convention
 from mmpkd.localizers import CEILING, TRIVIAL, score_localizer, trivial_localizers
 from mmpkd.report import write_report
-from mmpkd.soft_labels import best_temperature, gap, image_logits, soften
+from mmpkd.soft_labels import best_temperature, gap, soften
 from mmpkd.statistics import SCORES, per_run
 from mmpkd.studies import (convention_scores, convention_table, flips, grid, grid_table, known_patients, quality, quality_table, reliability, reliability_table, sensitivity,
                            show_conventions, show_grid, show_pareto, show_quality, show_reliability, show_transfer, transfer, transfer_table, without_known)
-from mmpkd.teachers import load_teacher, macro_auroc
+from mmpkd.teachers import image_logits, load_teacher, macro_auroc
 
 matplotlib.use('Agg')
 

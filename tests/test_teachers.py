@@ -15,7 +15,7 @@ from mmpkd.cohort import Cohort
 from mmpkd.phantom import FINDINGS, METADATA, phantom_cases, phantom_table
 from mmpkd import teachers
 from mmpkd.teachers import (MAX_COLUMNS, PRESETS, TEACHERS, BagOfWordsTeacher, BoostedTeacher, ForestTeacher, StackedTeacher, TextTeacher, class_auroc, evidence, load_teacher,
-                            load_text_model, macro_auroc, make_teacher, masked_loss, out_of_fold, questions, save_teacher, small_bert, tabular_features, teacher_table)
+                            image_logits, load_text_model, macro_auroc, make_teacher, masked_loss, of_images, out_of_fold, questions, save_teacher, small_bert, tabular_features, teacher_table)
 
 N = 60
 
@@ -336,10 +336,15 @@ def test_teacher_table_of_what_there_is():
     with pytest.raises(ValueError, match='seeds must be above 0, not 0'): teacher_table(c, seeds=0)
     with pytest.raises(ValueError, match='teacher must be one of'): teacher_table(c, 'oracle')
 
-def test_a_table_of_parts_is_about_the_parts():
+def test_a_table_is_about_images_and_names_the_parts():
     c = with_parts(90)
-    t = teacher_table(c, 'forest', seeds=1, n_estimators=30)
-    assert t.loc[0, 'out-of-bag'] == teacher_table(c.parts, 'forest', seeds=1, n_estimators=30).loc[0, 'out-of-bag']
+    t, parts = (teacher_table(x, 'forest', seeds=1, folds=3, n_estimators=30) for x in (c, c.parts))
+    assert t.columns.tolist() == [*parts.columns, *(f'{k} (parts)' for k in parts)]
+    for k in parts: assert t.loc[0, f'{k} (parts)'] == pytest.approx(parts.loc[0, k])
+    one = ForestTeacher(30).fit(c.parts)
+    assert t.loc[0, 'in-sample'] == pytest.approx(macro_auroc(c.y(), image_logits(one, c)))
+    assert t.loc[0, 'out-of-bag'] == pytest.approx(macro_auroc(c.y(), of_images(one.oob_logits(c.parts), c)))
+    assert t.loc[0, 'out-of-bag'] != pytest.approx(t.loc[0, 'out-of-bag (parts)'])
 
 @pytest.mark.parametrize('task,auroc,better', [('mass', .86, .88), ('calc', .90, .91)])
 def test_the_papers_forest_on_cbis(shared_data, task, auroc, better):
@@ -347,9 +352,9 @@ def test_the_papers_forest_on_cbis(shared_data, task, auroc, better):
     from mmpkd.cbis import cbis_cohort
     c = cbis_cohort(shared_data/'cbis_csv', task=task, valid=0, progress=False)
     paper = teacher_table(c, 'forest', preset='paper')
-    assert len(paper) == 7 and paper.loc['mean', 'test'] == pytest.approx(auroc, abs=.01)
-    assert paper.loc['mean', 'in-sample'] > paper.loc['mean', 'out-of-bag'] + .05
-    for name in ('forest', 'boosting'): assert teacher_table(c, name, seeds=1).loc['mean', 'test'] > max(better - .01, paper.loc['mean', 'test'])
+    assert len(paper) == 7 and paper.loc['mean', 'test (parts)'] == pytest.approx(auroc, abs=.01)
+    assert paper.loc['mean', 'in-sample (parts)'] > paper.loc['mean', 'out-of-bag (parts)'] + .05
+    for name in ('forest', 'boosting'): assert teacher_table(c, name, seeds=1).loc['mean', 'test (parts)'] > max(better - .01, paper.loc['mean', 'test (parts)'])
 
 
 # The language model
