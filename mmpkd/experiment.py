@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/experiment.html.md"""
 # %% auto #0
 __all__ = ['PAPER', 'OPEN', 'CHOICE', 'SHORT', 'of_preset', 'default_arms', 'read_choice', 'make_config', 'starting_from',
            'environment', 'write_text', 'write_table', 'read_json', 'read_kept', 'teach', 'keep_maps', 'one_thread',
-           'run_unit', 'refuse', 'usable', 'jobs_for', 'Run', 'run_experiment']
+           'run_unit', 'refuse', 'usable', 'jobs_for', 'keep_chance_levels', 'Run', 'run_experiment']
 
 # %% ../nbs/40_experiment.ipynb #c7ee0183
 import hashlib, json, platform, re, shutil, subprocess, sys, time, zipfile
@@ -530,8 +530,13 @@ def _work(todo, total, do, config, n_jobs, progress):
     else: _in_parallel(todo, do, n_jobs, progress)
 
 # %% ../nbs/40_experiment.ipynb #db816765
-def _chance_levels(out, cohort, pixels, config):
-    "Scores of the trivial localizers on the test images"
+def keep_chance_levels(
+    out:Path, # Folder of the file; what is there is kept
+    cohort:Cohort, # All splits
+    pixels:Pixels, # Its pixel cache
+    config:dict # From `make_config`
+):
+    "Write `trivial.parquet`, scores of the trivial localizers on the test images; nothing without regions of interest"
     path, convention = out/'trivial.parquet', Convention(**config['convention'])
     if path.is_file() or not _has_regions(cohort): return
     localizers = trivial_localizers(cohort, pixels, config['weights'], config['arch'], config['arch_kwargs'])
@@ -678,7 +683,7 @@ def run_experiment(
     jobs = jobs_for(n_jobs, len(todo), len(todo)*config['epochs']*int((cohort.items.split == 'train').sum()))
     def do(arm, seed, folder, **how): _unit(cohort, pixels, arm, seed, config, out, folder, **how)
     _work(todo, len(units), do, config, jobs, progress)
-    _chance_levels(out, cohort, pixels, config)
+    keep_chance_levels(out, cohort, pixels, config)
     _keep_answers(out, cohort, pixels, arms, seeds)
     return Run(out)
 
