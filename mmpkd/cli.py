@@ -13,7 +13,7 @@ __all__ = ['app', 'run_app', 'audit_app', 'teacher_app', 'phantom_app', 'grid_ap
            'phantom_cbis_command', 'busbra', 'mimic', 'cbis', 'print_table', 'print_columns', 'table', 'read_jobs',
            'auto_teacher', 'read_convention', 'number_or_valid', 'training_config', 'print_run', 'leave_sheet',
            'before_training', 'finish', 'run', 'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach',
-           'add_command', 'reliability', 'demo', 'predict', 'main']
+           'add_command', 'reliability', 'table_of_runs', 'score', 'demo', 'predict', 'main']
 
 # %% ../nbs/43_cli.ipynb #48a9f779
 import logging, os, sys, warnings
@@ -620,6 +620,41 @@ def reliability(folder:Annotated[Path, typer.Argument(help='A finished run folde
     from mmpkd.studies import reliability_table, show_reliability
     run = Run(folder)
     print_table(write_study(run, 'reliability', reliability_table(run), show_reliability(run).figure), f"{run.asked['cohort']}: agreement between seeds, over test images")
+
+# %% ../nbs/43_cli.ipynb #8c7ce643
+@app.command('table')
+def table_of_runs(
+    folders:Annotated[list[Path], typer.Argument(help='Finished run folders, in the order of the table.')],
+    out:Annotated[Path|None, typer.Option(help='Also write it to this file, which ends in .md, .html or .csv.')]=None,
+):
+    "One Table 1 of several finished runs, with a column for the data set."
+    from mmpkd.experiment import Run
+    from mmpkd.report import joined_note, joined_table, write_joined
+    runs = [Run(f) for f in folders]
+    print_table(joined_table(runs))
+    tell(f'\n{joined_note(runs)}')
+    if out: tell(f'\nTable: {write_joined(runs, out)}', whole=True)
+
+# %% ../nbs/43_cli.ipynb #697043ba
+@app.command('score')
+def score(
+    folder:Annotated[Path, typer.Argument(help='A finished run folder.')],
+    rois:Annotated[Path, typer.Option(help='Table with one row per region: image_id, label, and a box in original pixels, optionally a mask; or a COCO file.')],
+    name:Annotated[str|None, typer.Option(help='What to call these regions; by default the name of the file.')]=None,
+    image_id:Annotated[str, typer.Option(help='Column of the table with the name of the image.')]='image_id',
+    box_label:Annotated[str, typer.Option(help='Column of the table with the class; it may be missing if the run has one label.')]='label',
+    root:Annotated[Path|None, typer.Option(help='Folder that mask paths are relative to; by default that of the table.')]=None,
+    jobs:Jobs='auto',
+):
+    "A finished run on other regions of interest, without training: Table 1, tests and verdicts."
+    from mmpkd.experiment import Run
+    from mmpkd.report import write_scores
+    from mmpkd.scoring import regions_for, score_again
+    run = Run(folder)
+    cohort = regions_for(run, rois, image_id, box_label, rois.parent if root is None else root)
+    again = score_again(run, cohort, name or rois.stem, jobs)
+    tell(f"{again.regions['regions']} regions on {again.regions['images']} of {len(run.labels('test'))} test images")
+    print_run(again, write_scores(again))
 
 # %% ../nbs/43_cli.ipynb #46941eaa
 DEMO = dict(teacher='bow', augment='flip', size=64, bs=16, lr=5e-4, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=96, depth=4))
