@@ -64,7 +64,7 @@ PAPER = dict( # Setting: its value where the paper states one, and what the pape
     weights=('imagenet', 'section 2: pretrained on ImageNet'),
     lam=(None, 'section 2: a grid search on validation performance; its values are not stated'),
     T=(None, 'section 2: as for lam'))
-OPEN = ('size', 'epochs', 'lr', 'wd', 'bs', 'augment', 'precision', 'teacher_per_seed', 'convention') # nothing is stated
+OPEN = ('size', 'epochs', 'lr', 'wd', 'bs', 'augment', 'precision', 'teacher_per_seed', 'convention') # not stated
 
 def of_preset(
     setting:str, # A key of `PAPER`
@@ -82,7 +82,7 @@ def default_arms(
     return of_preset('arms', config['preset'], ('baseline', 'out-of-fold'))
 
 # %% ../nbs/40_experiment.ipynb #b6eb730f
-CHOICE = 'choice.json' # what a finished grid leaves: arm, lam, T, its AUROC and the baseline's, the fingerprint of the data
+CHOICE = 'choice.json' # what a finished grid leaves: arm, lam, T, its AUROC and the baseline's, fingerprint of the data
 
 def read_choice(
     folder:str|PathLike, # Of a finished grid
@@ -95,7 +95,9 @@ def read_choice(
                             f"`mmpkd grid {source} --out {path.parent}` (mmpkd.studies.grid) makes it or finishes it")
 
 def _differing(old, new): # Settings that differ; a file that was moved is the same file
-    def moved(k): return k in ('weights', 'start') and new[f'{k}_sha256'] and new[f'{k}_sha256'] == old.get(f'{k}_sha256')
+    def moved(k):
+        digest = f'{k}_sha256'
+        return k in ('weights', 'start') and new[digest] and new[digest] == old.get(digest)
     return [k for k in old | new if old.get(k) != new.get(k) and (old.get(k) or new.get(k)) and not moved(k)]
 
 def _chosen(config, folder):
@@ -104,13 +106,15 @@ def _chosen(config, folder):
     folder = Path(folder or f'mmpkd-grid-{source}')
     found, varied = read_choice(folder, source), ('lam', 'T', 'matched', 'grid', 'data')
     differs = [k for k in _differing(read_json(folder/'config.json'), config) if k not in varied]
-    return config | dict(lam=found['lam'], T=found['T'], grid=found | dict(folder=folder.resolve().name, differs=differs))
+    grid = found | dict(folder=folder.resolve().name, differs=differs)
+    return config | dict(lam=found['lam'], T=found['T'], grid=grid)
 
 def _check_choice(config, env):
     "Refuse λ and T that were chosen on other data"
     grid = config.get('grid')
     if grid and grid['tables'] != env['data']['tables']:
-        raise ValueError(f"λ and T were chosen in the grid {grid['folder']} on other data (images, labels, splits or regions): "
+        raise ValueError(f"λ and T were chosen in the grid {grid['folder']} on other data "
+                         "(images, labels, splits or regions): "
                          f"their fingerprint is {grid['tables']} there and {env['data']['tables']} here")
 
 # %% ../nbs/40_experiment.ipynb #a055a40f
@@ -121,7 +125,7 @@ def make_config(
     teacher_per_seed:bool=False, # A teacher, folds and controls for each seed; else all students learn from the same
     lam:float|str=.5, # $\lambda$, the weight of the soft labels; 'valid': $\lambda$ and T as chosen in `grid`
     T:float|str=1., # Temperature of the soft labels; 'valid': the one at which the teacher's answers are likeliest on validation images
-    matched:str=None, # Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold' (the default without a preset)
+    matched:str=None, # Whose soft labels the controls are made from, one of `HOW`; default: 'out-of-fold', or that of the preset
     size:int=224, # Side of the square image, in pixels
     epochs:int=5, # Passes over the training images
     lr:float=2e-4, # Highest learning rate of the cycle
@@ -135,7 +139,7 @@ def make_config(
     convention:dict=None, # Fields of `Convention` that differ from its defaults
     start:str=None, # A run folder; an arm called 'from ARM' goes on training that run's students of ARM, without a teacher
     data:dict=None, # How the cohort was made, such as its folds; only kept and compared
-    grid:str|PathLike|dict=None # For lam='valid': the folder of a finished grid; in stored settings what was chosen there
+    grid:str|PathLike|dict=None # For lam='valid': folder of a finished grid; in stored settings what was chosen there
 ) -> dict: # Ready for JSON
     "All settings of a run, checked; raises a `ValueError` that names the argument"
     if teacher != 'none': make_teacher(teacher, preset=preset, **(teacher_args or {}))             # checks the three
@@ -143,7 +147,8 @@ def make_config(
         raise ValueError("without a teacher, teacher_args, preset and T='valid' mean nothing")
     from_grid, matched = lam == 'valid', matched or of_preset('matched', preset, 'out-of-fold')
     if from_grid and T != 1.: raise ValueError("lam='valid' takes T from the grid as well; leave T out")
-    if not from_grid and isinstance(grid, (str, PathLike)): raise ValueError("grid goes with lam='valid', which takes what was chosen there")
+    if not from_grid and isinstance(grid, (str, PathLike)):
+        raise ValueError("grid goes with lam='valid', which takes what was chosen there")
     if not from_grid: DistillationLoss(lam)                                  # checks lam
     if T != 'valid' and not (isinstance(T, (int, float)) and 0 < T < np.inf): raise ValueError(f"the temperature T must be above 0, or 'valid', not {T!r}")
     if matched not in HOW: raise ValueError(f"matched must be {', '.join(HOW)}, not {matched!r}")
@@ -744,7 +749,8 @@ def scores(self:Run) -> pd.DataFrame: # One row per test image, arm and seed
     "Localization scores of all units, and whose image it is"
     if not self.localizes: return pd.DataFrame(columns=['image_id', 'arm', 'seed', 'patient_id'])
     patients = read_kept(self.folder/'labels.parquet')[['image_id', 'patient_id']]
-    return pd.concat([_unit_scores(self, arm, seed) for arm, seed, _ in self.units()], ignore_index=True).merge(patients, on='image_id')
+    parts = [_unit_scores(self, arm, seed) for arm, seed, _ in self.units()]
+    return pd.concat(parts, ignore_index=True).merge(patients, on='image_id')
 
 @patch
 def per_seed(self:Run) -> pd.DataFrame: # One row per arm and seed: `auroc` and the mean localization scores

@@ -122,8 +122,8 @@ def choice_words(
     if not c: return ''
     reached = '' if c['auroc'] > c['baseline'] else ', which no cell reaches'
     others = f"; in the grid other settings differ: {', '.join(c['differs'])}" if c['differs'] else ''
-    return (f"λ = {c['lam']:g} and T = {c['T']:g} were chosen by AUROC on validation images in the grid {c['folder']!r}, from the arm {c['arm']!r} "
-            f"({c['auroc']:.3f} over {c['n']} seed{'s' if c['n'] > 1 else ''}; the baseline has {c['baseline']:.3f}{reached}{others}). ")
+    return (f"λ = {c['lam']:g} and T = {c['T']:g} were chosen by AUROC on validation images in the grid {c['folder']!r}, "
+            f"from the arm {c['arm']!r} ({c['auroc']:.3f} over {c['n']} seed{'s' if c['n'] > 1 else ''}; the baseline has {c['baseline']:.3f}{reached}{others}). ")
 
 def table_note(
     run:Run # A finished run
@@ -149,8 +149,11 @@ def check_joinable(
     measured = [r for r in runs if r.localizes]
     for r in measured[1:]:
         a, b = measured[0].config['convention'], r.config['convention']
-        differ = [f'{k} is {a.get(k)!r} in {measured[0].folder} and {b.get(k)!r} in {r.folder}' for k in a | b if a.get(k) != b.get(k)]
-        if differ: raise ValueError(f"the runs measure attention under different conventions: {'; '.join(differ)}. One table needs one convention")
+        differ = [f'{k} is {a.get(k)!r} in {measured[0].folder} and {b.get(k)!r} in {r.folder}'
+                  for k in a | b if a.get(k) != b.get(k)]
+        if differ:
+            raise ValueError(f"the runs measure attention under different conventions: {'; '.join(differ)}. "
+                             'One table needs one convention')
 
 def joined_table(
     runs:list, # Finished runs
@@ -169,7 +172,8 @@ def joined_note(
 ) -> str:
     "What the joined table shows, in one paragraph"
     measured = [r for r in runs if r.localizes]
-    each = ' '.join(f'{n}: {_counts(r)}, compared with {_reference(r)}. {choice_words(r)}{_teachers(r)}' for n, r in zip(_names(runs), runs))
+    def one(n, r): return f'{n}: {_counts(r)}, compared with {_reference(r)}. {choice_words(r)}{_teachers(r)}'
+    each = ' '.join(map(one, _names(runs), runs))
     columns, last = (_columns_note(measured[0]), _last_rows(measured[0])) if measured else ('', '')
     marks = _marks_note(runs[0], any(map(marks_better, runs)), bool(measured), 'the reference of its data set')
     return f'Mean ± standard deviation over seeds. AUROC: prediction, mean over classes. {columns}{marks}{each}{last}'.strip()
@@ -182,7 +186,8 @@ def write_joined(
     path, t, note = Path(path), joined_table(runs), joined_note(runs)
     made = {'.md': lambda: to_markdown(t) + '\n' + note + '\n', '.csv': lambda: t.to_csv(),
             '.html': lambda: t.reset_index().to_html(index=False, border=0) + _p(note, 'note') + '\n'}
-    if path.suffix not in made: raise ValueError(f'a table is written to a file that ends in .md, .html or .csv, not to {path}')
+    if path.suffix not in made:
+        raise ValueError(f'a table is written to a file that ends in .md, .html or .csv, not to {path}')
     write_text(path, made[path.suffix]())
     return path
 
@@ -258,7 +263,8 @@ def paper_words(
     followed = {k: set(PAPER[k][0]) <= v if k == 'arms' else PAPER[k][0] == v for k, v in here.items()}
     other = [k for k, same in followed.items() if not same]
     ours = ', '.join(f'{k} {c[k]}' for k in OPEN if isinstance(c[k], (int, float, str)) and not isinstance(c[k], bool))
-    out = [f"preset='paper' sets what the paper states{', but other here: ' + ', '.join(other) if other else ''}. Not stated in the paper, and chosen here: {ours}, "
+    out = [f"preset='paper' sets what the paper states{', but other here: ' + ', '.join(other) if other else ''}. "
+           f'Not stated in the paper, and chosen here: {ours}, '
            'how maps are read and cut, and the correction for several tests.']
     if c.get('grid') or any('lam' in changes for _, changes in arms): return out
     return out + [f"λ = {c['lam']:g} and T = {c['T']} were given; the paper took them from a grid search on validation performance "

@@ -26,7 +26,8 @@ from .student import Student
 def _of_run(run, rois, root, repairs=None): # Images, labels and splits of the run, with these regions; no picture is opened
     t = read_kept(run.folder/'labels.parquet').reset_index(drop=True)
     items = t.assign(image=[f'{k}.png' for k in t.index])
-    return Cohort(items, run.asked['labels'], rois, root=root, task=run.asked['task'], name=run.asked['cohort'], repairs=repairs)
+    how = dict(root=root, task=run.asked['task'], name=run.asked['cohort'], repairs=repairs)
+    return Cohort(items, run.asked['labels'], rois, **how)
 
 def regions_for(
     run:Run, # A finished run
@@ -36,13 +37,15 @@ def regions_for(
     root:str|PathLike='.' # Folder that mask paths are relative to
 ) -> Cohort: # Images, labels and splits of the run, with these regions
     "Other regions for the images of a run; raises a `ValueError` for an image, a label or a box that cannot be"
-    if not isinstance(rois, pd.DataFrame) and not Path(rois).is_file(): raise FileNotFoundError(f'no table of regions at {rois}')
+    if not isinstance(rois, pd.DataFrame) and not Path(rois).is_file():
+        raise FileNotFoundError(f'no table of regions at {rois}')
     items = _of_run(run, None, root).items.rename(columns={'image_id': image_id})
-    made = Cohort.from_table(items, run.asked['labels'], rois, image_id, root=root, task=run.asked['task'], box_label=box_label)
+    labels, task = run.asked['labels'], run.asked['task']
+    made = Cohort.from_table(items, labels, rois, image_id, root=root, task=task, box_label=box_label)
     odd = made.repairs[made.repairs.repair == 'box of a class not asked for left out']
     if len(odd):
         raise ValueError(f"{len(odd)} regions have labels that the run does not know, such as {odd.note.iloc[0]!r} "
-                         f"(image {odd.id.iloc[0]!r}); it has {', '.join(run.asked['labels'])}")
+                         f"(image {odd.id.iloc[0]!r}); it has {', '.join(labels)}")
     return _of_run(run, made.rois, root, made.repairs)
 
 # %% ../nbs/41_scoring.ipynb #76008c87
@@ -55,7 +58,8 @@ class OtherRegions(Run):
         super().__init__(folder)
         self.scored = scores_folder(self.folder, name)
         if not (self.scored/'regions.json').is_file():
-            raise FileNotFoundError(f'no scores in {self.scored}; `mmpkd score {self.folder} --rois FILE --name {name}` makes them')
+            raise FileNotFoundError(f'no scores in {self.scored}; '
+                                    f'`mmpkd score {self.folder} --rois FILE --name {name}` makes them')
         self.regions = read_json(self.scored/'regions.json')
         self.asked = self.asked | dict(cohort=f"{self.asked['cohort']}, regions {name}")
 
@@ -81,7 +85,8 @@ def pixels_of(
     caches = [Pixels(f.parent) for f in sorted((run.folder/'pixels').glob('pixels-*/index.parquet'))]
     digest = run.environments[0]['data']['pixels']
     found = [p for p in caches if len(caches) == 1 or p.digest() == digest]
-    if not found: raise FileNotFoundError(f"no pixel cache in {run.folder/'pixels'}; the command that made the run makes it again")
+    if not found:
+        raise FileNotFoundError(f"no pixel cache in {run.folder/'pixels'}; the command that made the run makes it again")
     return found[0]
 
 def _convention(folder): # Of a unit, with the threshold that was chosen for it
@@ -103,7 +108,9 @@ def score_unit(
     "Scores of the kept maps of one unit; where maps are of one label each, the student looks once more"
     folder = run.unit(arm, seed)
     c = _convention(folder)
-    if c.classes == 'each': return score_localizer(student_localizer(Student.load(folder), pixels, cohort), cohort, [c])[c]
+    if c.classes == 'each':
+        looks = student_localizer(Student.load(folder), pixels, cohort)
+        return score_localizer(looks, cohort, [c])[c]
     m = run.maps(arm, seed)
     return score_maps(m.maps, m.image_ids, m.geometries, cohort, c)
 
@@ -122,7 +129,7 @@ def _finished(run, folder, about): # Are these scores there, of all units?
 
 def score_again(
     run:Run, # A finished run
-    cohort:Cohort, # Whose regions of interest are taken, and no more of it; from `regions_for`, or any with the images of the run
+    cohort:Cohort, # Its regions of interest are taken, and no more; from `regions_for`, or any with the images of the run
     name:str, # What to call these regions; becomes part of the name of a folder
     n_jobs:int|str='auto' # Units at a time, as in `run_experiment`
 ) -> OtherRegions:
@@ -138,7 +145,8 @@ def score_again(
     for old in (part, folder): shutil.rmtree(old, ignore_errors=True)
     part.mkdir()
     def do(arm, seed, unit):
-        with one_thread(): score_unit(run, arm, seed, cohort, pixels).to_parquet(part/f'{unit.parent.name}_seed-{seed}.parquet')
+        with one_thread(): t = score_unit(run, arm, seed, cohort, pixels)
+        t.to_parquet(part/f'{unit.parent.name}_seed-{seed}.parquet')
     jobs = jobs_for(n_jobs, len(run.units()), len(run.units())*about['images'])
     Parallel(jobs)(delayed(do)(*u) for u in run.units())
     keep_chance_levels(part, cohort, pixels, run.config)

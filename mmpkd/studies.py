@@ -213,7 +213,7 @@ def quality_threshold(
     draws:int=2000, # Of the bootstrap
     alpha:float=.05, # 1 - coverage, and the level of the test
     seed:int=0 # Of the draws
-) -> pd.DataFrame: # One row per metric: `threshold`, `lo`, `hi` (inf and -inf: outside of what was tried; NaN with one seed), `worst` and `best` teacher, what its students gain, `gain_best`, with `p_best`, and `found`
+) -> pd.DataFrame: # One row per metric: `threshold`, `lo`, `hi`, `worst`, `best`, `gain_best`, `p_best`, `found`
     "The AUROC of the teacher from which on its students gain, with an interval for other seeds"
     per_seed, rows = run.per_seed(), []
     for m in known_metrics(run, metrics):
