@@ -8,12 +8,12 @@ Docs: https://mmpkd.github.io/mmpkd/cli.html.md"""
 __all__ = ['app', 'run_app', 'audit_app', 'teacher_app', 'phantom_app', 'grid_app', 'quality_app', 'transfer_app', 'console',
            'PhantomPath', 'PhantomN', 'PhantomSeed', 'Dirt', 'Root', 'Out', 'Arms', 'Seeds', 'Jobs', 'IgnoreAudit',
            'SkipUnreadable', 'Report', 'TeacherName', 'TextModel', 'TeacherPerSeed', 'Preset', 'Matched', 'Lam',
-           'Temperature', 'Size', 'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau', 'ConventionText',
-           'UNUSED', 'DEFAULTS', 'DEMO', 'tell', 'main_options', 'phantom_mimic_command', 'phantom_cbis_command',
-           'busbra', 'mimic', 'cbis', 'print_table', 'print_columns', 'table', 'read_jobs', 'auto_teacher',
-           'read_convention', 'training_config', 'taught_lines', 'print_run', 'leave_sheet', 'before_training',
-           'finish', 'run', 'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach', 'add_command', 'reliability',
-           'demo', 'predict', 'main']
+           'GridFolder', 'Temperature', 'Size', 'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau',
+           'ConventionText', 'UNUSED', 'DEFAULTS', 'DEMO', 'tell', 'main_options', 'phantom_mimic_command',
+           'phantom_cbis_command', 'busbra', 'mimic', 'cbis', 'print_table', 'print_columns', 'table', 'read_jobs',
+           'auto_teacher', 'read_convention', 'number_or_valid', 'training_config', 'taught_lines', 'print_run',
+           'leave_sheet', 'before_training', 'finish', 'run', 'numbers', 'grid', 'quality', 'transfer', 'audit',
+           'teach', 'add_command', 'reliability', 'table_of_runs', 'score', 'demo', 'predict', 'main']
 
 # %% ../nbs/43_cli.ipynb #48a9f779
 import logging, os, sys, warnings
@@ -134,15 +134,16 @@ def cbis(
 def _cells(column): # What a column shows
     return ['–' if v is None or v != v else f'{v:.3f}' if isinstance(v, float) else str(v) for v in column]
 
-def _blocks(widths, width): # Numbers of the columns that stand side by side; the first is repeated in each block
-    blocks, used = [[]], widths[0]
-    for i, w in enumerate(widths[1:], 1):
+def _blocks(widths, width, keys=1): # Numbers of the columns that stand side by side; the first `keys` are repeated in each block
+    first = sum(widths[:keys]) + keys - 1
+    blocks, used = [[]], first
+    for i, w in enumerate(widths[keys:], keys):
         if blocks[-1] and used + 1 + w > width:
             blocks.append([])
-            used = widths[0]
+            used = first
         blocks[-1].append(i)
         used += 1 + w
-    return [[0, *b] for b in blocks]
+    return [[*range(keys), *b] for b in blocks]
 
 def print_table(
     t, # A table of numbers or text; its index is shown
@@ -150,15 +151,15 @@ def print_table(
     words:tuple=() # Columns of words, which stand at the left
 ):
     "A table on the terminal: columns without room stand below the others, and no word or number is broken"
-    t = t.reset_index()
+    keys, t = t.index.nlevels, t.reset_index()
     heads = [' '.join(c).strip() if isinstance(c, tuple) else str(c) for c in t]
     columns = [_cells(t.iloc[:, i]) for i in range(len(heads))]
     widths = [max(map(cell_len, (head, *cells))) for head, cells in zip(heads, columns)]
     if title: tell(title)
-    for block in _blocks(widths, console.width):
+    for block in _blocks(widths, console.width, keys):
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
         for i in block:
-            side = 'left' if i == 0 or heads[i] in words else 'right'
+            side = 'left' if i < keys or heads[i] in words else 'right'
             table.add_column(Text(heads[i]), justify=side, no_wrap=True)
         for row in zip(*[columns[i] for i in block]): table.add_row(*map(Text, row))
         console.print(table, crop=False, soft_wrap=True)
@@ -261,10 +262,11 @@ def table(
 
 # %% ../nbs/43_cli.ipynb #91c98397
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
-Arms = Annotated[str, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-fold, "
+Arms = Annotated[str|None, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-fold, "
                                         "out-of-bag (forests; by image, not by patient); "
                                         "the controls label-smoothing, class-mean, shuffled, permuted, self-distillation; or 'all'. "
-                                        "An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'.")]
+                                        "An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'. "
+                                        "By default baseline,out-of-fold; with --preset paper baseline,in-sample.")]
 Seeds = Annotated[int, typer.Option(min=1, help='Students per arm, with seeds 0, 1, ... More can be added later.')]
 def read_jobs(text): # 'auto' or a number
     if text == 'auto' or str(text).isdecimal() and int(text) > 0: return text if text == 'auto' else int(text)
@@ -282,10 +284,12 @@ Report = Annotated[bool, typer.Option('--report', help='The whole report: also u
 TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked. 'none': baseline, label-smoothing and self-distillation alone.")]
 TextModel = Annotated[str|None, typer.Option(help="For --teacher bert: name on the model hub, or a folder.")]
 TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
-Preset = Annotated[str|None, typer.Option(help="'paper': the teacher as close to the paper's as it can be known.")]
-Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', "
-                                           "'out-of-bag' (by image) or 'out-of-fold'.")]
-Lam = Annotated[float, typer.Option(help='Weight λ of the soft labels, in [0, 1].')]
+Preset = Annotated[str|None, typer.Option(help="'paper': what the paper states (its teacher, in-sample soft labels, five seeds, its student); "
+                                               "an option that is given wins.")]
+Matched = Annotated[str|None, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' (by image) or "
+                                                "'out-of-fold'; by default out-of-fold, with --preset paper in-sample.")]
+Lam = Annotated[str, typer.Option(help="Weight λ of the soft labels, in [0, 1], or 'valid': λ and T as a finished grid chose them, see --grid.")]
+GridFolder = Annotated[Path|None, typer.Option('--grid', help='For --lam valid: the folder of a finished `mmpkd grid`; by default mmpkd-grid-SOURCE.')]
 Temperature = Annotated[str, typer.Option('--temperature', '-T', help="Temperature T of the soft labels, or 'valid': by likelihood on validation images.")]
 
 # %% ../nbs/43_cli.ipynb #64ca6880
@@ -301,9 +305,11 @@ ConventionText = Annotated[str, typer.Option('--convention', help="How maps are 
 
 # %% ../nbs/43_cli.ipynb #196d4a5f
 def auto_teacher(
-    cohort # A `Cohort`
+    cohort, # A `Cohort`
+    preset:str=None # With 'paper', reports are read by the paper's language model
 ) -> str: # 'none' if nothing is privileged
     "The teacher for what is privileged in this cohort"
+    if preset == 'paper' and cohort.text and not cohort.tabular: return 'bert'
     if not (cohort.text or cohort.tabular): return 'none'
     return 'stacked' if cohort.text and cohort.tabular else 'bow' if cohort.text else 'forest'
 
@@ -327,6 +333,10 @@ def read_convention(
     return out
 
 # %% ../nbs/43_cli.ipynb #6547856d
+def number_or_valid(text, option): # A number, or 'valid'
+    try: return text if text == 'valid' else float(text)
+    except ValueError: raise ValueError(f"{option} must be a number or 'valid', not {text!r}") from None
+
 def training_config(
     cohort, # The `Cohort`, for the teacher 'auto'
     data:dict, # How the cohort was made, for the record
@@ -334,9 +344,10 @@ def training_config(
     text_model:TextModel=None,
     preset:Preset=None,
     teacher_per_seed:TeacherPerSeed=False,
-    lam:Lam=.5,
+    lam:Lam='0.5',
+    grid:GridFolder=None,
     temperature:Temperature='1',
-    matched:Matched='out-of-fold',
+    matched:Matched=None,
     size:Size=224,
     epochs:Epochs=5,
     bs:BS=32,
@@ -351,9 +362,8 @@ def training_config(
     "All settings of a run"
     from mmpkd.experiment import make_config
     if tau is not None and read_convention(convention).get('rule') in ('mean', 'otsu'): raise ValueError('--tau does nothing under the rules mean and otsu')
-    try: T = temperature if temperature == 'valid' else float(temperature)
-    except ValueError: raise ValueError(f"--temperature must be a number or 'valid', not {temperature!r}") from None
-    return make_config(auto_teacher(cohort) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset=preset, teacher_per_seed=teacher_per_seed, lam=lam, T=T,
+    lam, T = number_or_valid(lam, '--lam'), number_or_valid(temperature, '--temperature')
+    return make_config(auto_teacher(cohort, preset) if teacher == 'auto' else teacher, dict(model=text_model) if text_model else None, preset=preset, teacher_per_seed=teacher_per_seed, lam=lam, T=T, grid=grid,
                        matched=matched, size=size, epochs=epochs, lr=lr, bs=bs, augment=augment, weights=weights, precision=precision, convention=({} if tau is None else dict(tau=tau)) | read_convention(convention), data=data, **more)
 
 # %% ../nbs/43_cli.ipynb #8572b319
@@ -373,7 +383,7 @@ def print_run(
     page:Path # Its report
 ):
     "A finished run, on the terminal"
-    from mmpkd.report import caveats, table1, teacher_note
+    from mmpkd.report import caveats, choice_words, table1, teacher_note
     t = table1(run)
     if 'No box' in t and t['No box'].str.fullmatch('0.000( ± 0.000)?').all(): t = t.drop(columns='No box')
     print_table(t, f"{run.asked['cohort']}, {run.seeds} seed{'s' if run.seeds > 1 else ''}: mean ± sd")
@@ -381,6 +391,7 @@ def print_run(
     several = f', mean of {run.seeds} teachers' if len(run.teacher_seeds) > 1 else ''
     if teacher: tell(f'Teacher AUROC{several}: {teacher}. {teacher_note(run)}')
     for text in taught_lines(run): tell(text)
+    if choice_words(run): tell(choice_words(run).strip())
     tell('')
     for text in [*run.verdicts().values(), *caveats(run)]: tell(text)
     tell(f'\nReport: {page}', whole=True)
@@ -420,7 +431,7 @@ def finish(
     cohort, # The `Cohort`
     config:dict, # From `make_config`
     out:Path, # The run folder
-    arms:str, # Separated by commas, or 'all'
+    arms:str|None, # Separated by commas, or 'all'; none: those of the settings
     seeds:int, # Per arm
     jobs:int|str='auto', # Units at a time
     skip_unreadable:bool=False, # Leave out what cannot be decoded
@@ -429,9 +440,10 @@ def finish(
 ):
     "Run what is missing, write the report, print the result"
     from mmpkd.arms import arms_for
-    from mmpkd.experiment import run_experiment
+    from mmpkd.experiment import default_arms, run_experiment
     from mmpkd.localization import CONVENTIONS
     from mmpkd.report import write_report
+    arms = ','.join(default_arms(config)) if arms is None else arms
     names = arms_for(config['teacher']) if arms == 'all' else [a.strip() for a in arms.split(',')]
     run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable,
                          ignore_audit=ignore_audit, before=before_training(out))
@@ -445,7 +457,7 @@ def run(
     load, # Makes the cohort
     config, # Makes the settings
     out:Out,
-    arms:Arms='baseline,out-of-fold',
+    arms:Arms=None,
     seeds:Seeds=5,
     jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
@@ -466,7 +478,7 @@ def grid(
     load, # Makes the cohort
     config, # Makes the settings
     out:Out,
-    arm:Annotated[str, typer.Option(help='The arm whose λ and T are varied.')]='out-of-fold',
+    arm:Annotated[str|None, typer.Option(help='The arm whose λ and T are varied; by default out-of-fold, with --preset paper in-sample.')]=None,
     lams:Annotated[str, typer.Option(help='Weights λ, separated by commas.')]='0.1,0.3,0.5,0.7',
     temperatures:Annotated[str, typer.Option(help='Temperatures T, separated by commas.')]='1',
     seeds:Seeds=5,
@@ -482,6 +494,7 @@ def grid(
     run = grid(cohort, out, config(cohort), arm, *cells, seeds=seeds, n_jobs=jobs, skip_unreadable=skip_unreadable,
                ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'grid', grid_table(run), show_grid(run)), 'AUROC on validation images')
+    tell(f'The choice, for a run: --lam valid --grid {out}', whole=True)
     if run.localizes:
         print_table(write_study(run, 'sensitivity', sensitivity(run), show_pareto(run)), 'On test images, where nothing is chosen')
     else: tell('No test image has a region of interest, so that prediction is not held against localization.')
@@ -499,12 +512,16 @@ def quality(
     ignore_audit:IgnoreAudit=False,
 ):
     "Teachers of growing quality, and their students"
+    from mmpkd.experiment import write_text
     from mmpkd.report import write_report, write_study
-    from mmpkd.studies import quality, quality_table, show_quality
+    from mmpkd.studies import quality, quality_table, quality_threshold, show_quality, threshold_words
     cohort = load()
     run = quality(cohort, out, config(cohort), numbers(shares, '--shares'), seeds=seeds, n_jobs=jobs,
                   skip_unreadable=skip_unreadable, ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'quality', quality_table(run), show_quality(run)), 'The teacher out of fold, and its students')
+    found = quality_threshold(run)
+    write_text(run.folder/'quality_threshold.csv', found.to_csv())
+    for sentence in threshold_words(found): tell(sentence)
     tell(f'\nReport: {write_report(run, cohort)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #142cf431
@@ -566,7 +583,7 @@ def teach(
     from mmpkd.statistics import plus_minus
     from mmpkd.teachers import teacher_table
     cohort = load()
-    name = auto_teacher(cohort) if teacher == 'auto' else teacher
+    name = auto_teacher(cohort, preset) if teacher == 'auto' else teacher
     if name == 'none':
         raise ValueError('nothing is privileged: name a report with --text, metadata with --tabular, or both')
     t = teacher_table(cohort, name, seeds, folds, preset=preset, **(dict(model=text_model) if text_model else {}))
@@ -576,7 +593,7 @@ def teach(
     print_table(t.loc[['mean']].T.rename_axis('Asked about').assign(**{'macro AUROC': told})[['macro AUROC']])
 
 # %% ../nbs/43_cli.ipynb #0c75c549
-UNUSED = dict(grid=('lam', 'temperature', 'matched'), quality=('matched',), transfer=('teacher', 'text_model', 'preset', 'teacher_per_seed', 'lam', 'temperature', 'matched'))   # options that would do nothing
+UNUSED = dict(grid=('lam', 'grid', 'temperature', 'matched'), quality=('matched',), transfer=('teacher', 'text_model', 'preset', 'teacher_per_seed', 'lam', 'grid', 'temperature', 'matched'))   # options that would do nothing
 
 def add_command(
     part:typer.Typer, # Where to
@@ -618,6 +635,41 @@ def reliability(folder:Annotated[Path, typer.Argument(help='A finished run folde
     from mmpkd.studies import reliability_table, show_reliability
     run = Run(folder)
     print_table(write_study(run, 'reliability', reliability_table(run), show_reliability(run).figure), f"{run.asked['cohort']}: agreement between seeds, over test images")
+
+# %% ../nbs/43_cli.ipynb #8c7ce643
+@app.command('table')
+def table_of_runs(
+    folders:Annotated[list[Path], typer.Argument(help='Finished run folders, in the order of the table.')],
+    out:Annotated[Path|None, typer.Option(help='Also write it to this file, which ends in .md, .html or .csv.')]=None,
+):
+    "One Table 1 of several finished runs, with a column for the data set."
+    from mmpkd.experiment import Run
+    from mmpkd.report import joined_note, joined_table, write_joined
+    runs = [Run(f) for f in folders]
+    print_table(joined_table(runs))
+    tell(f'\n{joined_note(runs)}')
+    if out: tell(f'\nTable: {write_joined(runs, out)}', whole=True)
+
+# %% ../nbs/43_cli.ipynb #697043ba
+@app.command('score')
+def score(
+    folder:Annotated[Path, typer.Argument(help='A finished run folder.')],
+    rois:Annotated[Path, typer.Option(help='Table with one row per region: image_id, label, and a box in original pixels, optionally a mask; or a COCO file.')],
+    name:Annotated[str|None, typer.Option(help='What to call these regions; by default the name of the file.')]=None,
+    image_id:Annotated[str, typer.Option(help='Column of the table with the name of the image.')]='image_id',
+    box_label:Annotated[str, typer.Option(help='Column of the table with the class; it may be missing if the run has one label.')]='label',
+    root:Annotated[Path|None, typer.Option(help='Folder that mask paths are relative to; by default that of the table.')]=None,
+    jobs:Jobs='auto',
+):
+    "A finished run on other regions of interest, without training: Table 1, tests and verdicts."
+    from mmpkd.experiment import Run
+    from mmpkd.report import write_scores
+    from mmpkd.scoring import regions_for, score_again
+    run = Run(folder)
+    cohort = regions_for(run, rois, image_id, box_label, rois.parent if root is None else root)
+    again = score_again(run, cohort, name or rois.stem, jobs)
+    tell(f"{again.regions['regions']} regions on {again.regions['images']} of {len(run.labels('test'))} test images")
+    print_run(again, write_scores(again))
 
 # %% ../nbs/43_cli.ipynb #46941eaa
 DEMO = dict(teacher='bow', augment='flip', size=64, bs=16, lr=5e-4, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=96, depth=4))

@@ -65,7 +65,7 @@ def test_help_tells_everything(path, command):
 
 def test_there_are_commands():
     verbs, sources = ('run', 'grid', 'quality', 'transfer', 'audit', 'teacher'), ('busbra', 'mimic', 'cbis', 'table')
-    assert {p for p, _ in commands()} >= {(v, s) for v in verbs for s in sources} | {('demo',), ('predict',), ('reliability',), ('phantom', 'mimic'), ('phantom', 'cbis')}
+    assert {p for p, _ in commands()} >= {(v, s) for v in verbs for s in sources} | {('demo',), ('predict',), ('reliability',), ('table',), ('score',), ('phantom', 'mimic'), ('phantom', 'cbis')}
 
 def test_no_command_is_a_question():
     assert 'Usage' in invoke().output and 'busbra' in invoke('run').output
@@ -216,14 +216,87 @@ def test_a_grid(busbra, tmp_path):
     assert result.exit_code == 0, result.output
     run = Run(tmp_path/'run')
     assert run.arms == ['baseline', *[f'out-of-fold lam={l} T={T}' for l in (.3, .7) for T in (1, 2)]]
-    assert all(arm in result.output for arm in run.arms) and 'chosen' in result.output and 'front' in result.output and result.output.count('True') >= 2
+    assert all(arm in result.output for arm in run.arms) and 'chosen' in result.output and result.output.count('True') >= 2
+    assert 'front_pixel_auroc' in result.output and 'front_iou' in result.output
+    assert {'iou', 'iou_sd', 'front_iou'} <= set(pd.read_csv(run.folder/'sensitivity.csv'))
     for name in ('grid.csv', 'grid.png', 'sensitivity.csv', 'sensitivity.png', 'report.html'): assert (run.folder/name).stat().st_size > 100
+
+@pytest.fixture(scope='module')
+def gridded(busbra, tmp_path_factory):
+    "The folder in which `mmpkd grid busbra --preset paper` left its folder, and what it printed; read only"
+    here = tmp_path_factory.mktemp('gridded')
+    result = invoke('grid', 'busbra', '--root', busbra, '--out', here/'mmpkd-grid-busbra', *CALL[:-4], '--seeds', 1, '--bs', 8, '--preset', 'paper', '--lams', '0.3,0.7', '--temperatures', '2')
+    assert result.exit_code == 0, result.output
+    return here, result.output
+
+def test_the_paper_is_a_preset(gridded):
+    "Its soft labels are in-sample"
+    run = Run(gridded[0]/'mmpkd-grid-busbra')
+    assert run.arms == ['baseline', 'in-sample lam=0.3 T=2', 'in-sample lam=0.7 T=2'] and run.config['matched'] == 'in-sample' and run.config['preset'] == 'paper'
+    assert run.config['teacher'] == 'forest' and f'--lam valid --grid {run.folder}' in gridded[1]
+
+def test_a_run_takes_what_a_grid_chose(gridded, busbra, tmp_path, monkeypatch):
+    "λ and T, from the folder that a grid of this source has by default; and an option that is given wins over the preset"
+    monkeypatch.chdir(gridded[0])
+    call = ['run', 'busbra', '--root', busbra, *CALL[:-4], '--bs', 8, '--lam', 'valid', '--preset', 'paper', '--seeds', 1]
+    result = invoke(*call, '--out', tmp_path/'run')
+    assert result.exit_code == 0, result.output
+    run, best = Run(tmp_path/'run'), json.loads((gridded[0]/'mmpkd-grid-busbra/choice.json').read_text())
+    assert run.arms == ['baseline', 'in-sample'] and (run.config['lam'], run.config['T']) == (best['lam'], 2.)
+    assert run.config['grid'] == best | dict(folder='mmpkd-grid-busbra', differs=[])
+    said = ' '.join(result.output.split())
+    assert f"λ = {best['lam']:g} and T = 2 were chosen by AUROC on validation images in the grid 'mmpkd-grid-busbra'" in said
+    assert "preset='paper' sets what the paper states, but other here: seeds, weights. Not stated in the paper, and chosen here: size 32, epochs 1" in said
+    given = invoke(*call[:-4], '--lam', .5, '--preset', 'paper', '--seeds', 1, '--arms', 'baseline,out-of-fold', '--matched', 'out-of-fold', '--out', tmp_path/'given')
+    assert given.exit_code == 0, given.output
+    run = Run(tmp_path/'given')
+    assert run.arms == ['baseline', 'out-of-fold'] and run.config['matched'] == 'out-of-fold' and 'other here: arms, seeds, weights' in ' '.join(given.output.split())
+
+def test_a_grid_that_is_not_there(capsys, monkeypatch, gridded, busbra, tmp_path):
+    call = ['run', 'busbra', '--root', busbra, *CALL[:-4], '--bs', 8, '--lam', 'valid', '--out', tmp_path/'run']
+    assert '`mmpkd grid busbra --out mmpkd-grid-busbra`' in fails(capsys, monkeypatch, *call)
+    assert f'there is none in {tmp_path}' in fails(capsys, monkeypatch, *call, '--grid', tmp_path)
+    assert 'leave T out' in fails(capsys, monkeypatch, *call, '--grid', gridded[0]/'mmpkd-grid-busbra', '-T', 3)
+    assert "grid goes with lam='valid'" in fails(capsys, monkeypatch, *call[:-4], '--out', tmp_path/'run', '--grid', gridded[0]/'mmpkd-grid-busbra')
+    other = [*call, '--grid', gridded[0]/'mmpkd-grid-busbra', '--test-fold', 2]
+    assert 'were chosen in the grid mmpkd-grid-busbra on other data' in fails(capsys, monkeypatch, *other) and not (tmp_path/'run/units').exists()
+
+def test_runs_join_into_one_table(capsys, monkeypatch, ultrasound, gridded, tmp_path):
+    runs = [ultrasound[0], gridded[0]/'mmpkd-grid-busbra']
+    result = invoke('table', *runs, '--out', tmp_path/'t.md')
+    assert result.exit_code == 0, result.output
+    rows = [line.split('|')[1:3] for line in (tmp_path/'t.md').read_text().splitlines() if line.startswith('| BUS-BRA')]
+    assert len(rows) == sum(len(table1(Run(r))) for r in runs) and 'Dataset' in result.output and 'Centred Gaussian' in result.output
+    assert 'no finished run in' in fails(capsys, monkeypatch, 'table', tmp_path)
+    assert 'ends in .md, .html or .csv' in fails(capsys, monkeypatch, 'table', *runs, '--out', tmp_path/'t.docx')
+
+def test_a_run_is_scored_on_other_regions(capsys, monkeypatch, ultrasound, busbra, tmp_path):
+    out = shutil.copytree(ultrasound[0], tmp_path/'run')
+    run = Run(out)
+    ids = run.labels('test').index
+    t = pd.DataFrame(dict(image_id=ids, x0=1, y0=2, x1=20, y1=30))                       # one label, so none is named
+    t.to_csv(tmp_path/'corner.csv', index=False)
+    before = times(out)
+    result = invoke('score', out, '--rois', tmp_path/'corner.csv')
+    assert result.exit_code == 0, result.output
+    assert f'8 regions on 8 of 8 test images' in result.output and 'Mean training ROI' not in result.output and 'no evidence at this n' in result.output
+    assert {p: v for p, v in times(out).items() if p in before} == before
+    assert {p.name for p in (out/'scores-corner').iterdir()} >= {'table1.md', 'table1.csv', 'table1.html', 'tests.csv', 'verdict.txt', 'trivial.parquet', 'regions.json'}
+    t.assign(x1=999).to_csv(tmp_path/'far.csv', index=False)
+    assert 'leaves the image' in fails(capsys, monkeypatch, 'score', out, '--rois', tmp_path/'far.csv')
+    t.assign(image_id='nobody').to_csv(tmp_path/'who.csv', index=False)
+    assert 'nobody' in fails(capsys, monkeypatch, 'score', out, '--rois', tmp_path/'who.csv')
+    t.assign(label=[run.asked['labels'][0]]*7 + ['cyst']).to_csv(tmp_path/'what.csv', index=False)
+    assert "does not know, such as 'cyst'" in fails(capsys, monkeypatch, 'score', out, '--rois', tmp_path/'what.csv')
+    assert 'no table of regions at' in fails(capsys, monkeypatch, 'score', out, '--rois', tmp_path/'none.csv')
+    assert not list(out.glob('scores-far*')) and not list(out.glob('*.part'))
 
 def test_teachers_of_growing_quality(busbra, tmp_path):
     result = invoke('quality', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--shares', '0.5,1')
     assert result.exit_code == 0, result.output
     assert Run(tmp_path/'run').arms == ['baseline', 'out-of-fold share=0.5', 'out-of-fold share=1'] and len(pd.read_csv(tmp_path/'run/quality.csv')) == 3
     assert 'teacher' in result.output and (tmp_path/'run/quality.png').stat().st_size > 1000
+    assert 'with one seed no threshold can be told from luck' in ' '.join(result.output.split()) and len(pd.read_csv(tmp_path/'run/quality_threshold.csv')) == 2
 
 def test_a_transfer(busbra, ultrasound, tmp_path):
     call = ['transfer', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--bs', 8, '--from', ultrasound[0], '--test-fold', 2, '--valid-fold', 1]
@@ -267,7 +340,7 @@ def busbra_call(busbra, tmp_path, **options):
     return ['run', 'busbra', *[s for k, v in options.items() for s in (f'--{k}', v)]]
 
 @pytest.mark.parametrize('options,message', [
-    (dict(root='/no/such/folder'), 'bus_data.csv'), (dict(lam=1.5), 'lam must be in [0, 1], not 1.5'), (dict(lam='nan'), 'lam must be in [0, 1]'), (dict(temperature=0), 'T must be above 0'),
+    (dict(root='/no/such/folder'), 'bus_data.csv'), (dict(lam=1.5), 'lam must be in [0, 1], not 1.5'), (dict(lam='nan'), 'lam must be in [0, 1]'), (dict(lam='much'), "--lam must be a number or 'valid', not 'much'"), (dict(temperature=0), 'T must be above 0'),
     (dict(weights='vit.pth'), "no checkpoint at vit.pth; weights must be 'imagenet', 'none' or"), (dict(arms='baseline,out-of-hand'), "no arm 'out-of-hand'"), (dict(arms='baseline'), 'at least one other'),
     (dict(arms='baseline,out-of-bag lam=much'), "lam must be a number, not 'much'"), (dict(temperature='hot'), "--temperature must be a number or 'valid', not 'hot'"), (dict(matched='shuffled'), 'matched must be in-sample, out-of-bag, out-of-fold'),
     (dict(convention='cut=otsu'), "--convention knows no 'cut'; its fields are method, layer, heads"), (dict(convention='otsu'), "knows no 'otsu'"), (dict(convention='rule=median'), 'rule must be one of'), (dict(convention='layer=last'), 'layer must be'),

@@ -13,7 +13,8 @@ from mmpkd import experiment
 from mmpkd.arms import arm_labels
 from mmpkd.attention import AttentionMaps
 from mmpkd.cohort import Cohort
-from mmpkd.experiment import SHORT, Run, _folder, environment, jobs_for, make_config, one_thread, read_json, read_kept, run_experiment, teach, usable
+from mmpkd.experiment import (OPEN, PAPER, SHORT, Run, _folder, default_arms, environment, jobs_for, make_config, one_thread, read_json, read_kept,
+                              run_experiment, teach, usable)
 from mmpkd.images import Pixels, cache_pixels
 from mmpkd.localization import Convention
 from mmpkd.phantom import METADATA
@@ -172,6 +173,28 @@ def test_it_is_said_how_far_it_is(monkeypatch, capsys, several):
 def test_settings_that_make_no_sense(bad):
     name = next(iter(bad.get('convention', bad)))
     with pytest.raises(ValueError, match=rf'\b{name}\b'): make_config(**bad)
+
+def test_the_preset_of_the_paper_fills_in_what_is_not_named():
+    paper = make_config(teacher='forest', preset='paper')
+    assert paper['matched'] == 'in-sample' and default_arms(paper) == ('baseline', 'in-sample') and (paper['arch'], paper['weights']) == (PAPER['arch'][0], 'imagenet')
+    assert make_config(teacher='forest', preset='paper', matched='out-of-fold')['matched'] == make_config()['matched'] == 'out-of-fold'
+    assert default_arms(make_config()) == ('baseline', 'out-of-fold') and PAPER['seeds'][0] == 5
+    named = {*PAPER, *OPEN} - {'arms', 'seeds'}
+    assert named <= set(paper) and not set(PAPER) & set(OPEN)
+    plain = make_config(teacher='forest')
+    assert {k for k in paper if paper[k] != plain[k]} == {'preset', 'matched'}                       # the rest is the paper's already, or open
+
+def test_a_run_of_the_preset_is_in_sample(phantom, tiny, tmp_path):
+    run = run_experiment(phantom, tmp_path/'run', make_config(**tiny | dict(teacher='forest', preset='paper')), seeds=1, progress=False)
+    assert run.arms == ['baseline', 'in-sample'] and (run.folder/'soft_labels/in-sample.parquet').is_file()
+
+def test_a_choice_that_cannot_be_taken(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match='none in mmpkd-grid-busbra: `mmpkd grid busbra --out mmpkd-grid-busbra`'): make_config(**tiny, lam='valid', data=dict(source='busbra'))
+    with pytest.raises(FileNotFoundError, match=f'none in {tmp_path}'): make_config(**tiny, lam='valid', grid=tmp_path)
+    with pytest.raises(ValueError, match='leave T out'): make_config(**tiny, lam='valid', T='valid', grid=tmp_path)
+    with pytest.raises(ValueError, match="grid goes with lam='valid'"): make_config(**tiny, grid=tmp_path)
+    (tmp_path/'choice.json').write_text('[')
+    with pytest.raises(ValueError, match='choice.json is damaged'): make_config(**tiny, lam='valid', grid=tmp_path)
 
 def test_weights_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.pth.*'imagenet', 'none' or"): make_config(weights=str(tmp_path/'nothing.pth'))

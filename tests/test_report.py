@@ -13,7 +13,8 @@ from mmpkd.cohort import Cohort
 from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.localization import CONVENTIONS, Convention
 from mmpkd.localizers import CEILING, LOCALIZERS
-from mmpkd.report import METRICS, MORE_METRICS, _peaks_in_nothing, caveats, figure1, figure2, ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, write_report
+from mmpkd.report import (METRICS, MORE_METRICS, _peaks_in_nothing, caveats, choice_words, figure1, figure2, joined_note, joined_table, paper_words, ranked_images, report_html, soft_label_table, table1, table_note,
+                          to_markdown, write_joined, write_report)
 from mmpkd.soft_labels import calibration, gap
 from mmpkd.statistics import TITLES
 from mmpkd.studies import transfer
@@ -153,8 +154,70 @@ def test_controls_have_stars_of_their_own():
 
 def test_stars_need_enough_seeds(): assert not table1(Invented(9, seeds=3)).map(lambda v: '*' in v or '†' in v).to_numpy().any()
 
+def test_what_is_only_better_has_one_star_as_in_the_paper():
+    "If it is asked for, or the preset is that of the paper; significance has two, and what is worse has none"
+    few, arm = Invented(9, seeds=3), 'MMPKD (out-of-fold)'
+    assert table1(few, better=True).loc[arm, ['Pixel AUROC', 'IoU', 'FPR']].str.fullmatch(r'[^*]*[^*]\*').all()
+    assert not table1(few).map(lambda v: '*' in v).to_numpy().any() and '* better' not in table_note(few).replace('** ', '')
+    assert table1(Invented(9), better=True).loc[arm, 'IoU'].endswith('**') and not table1(Invented(-9), better=True).map(lambda v: '*' in v).to_numpy().any()
+    few.config['preset'] = 'paper'
+    assert table1(few).equals(table1(few, better=True)) and '* better on average, and no more than that; ** significantly better' in table_note(few)
+
+# Tables of several runs
+
+@pytest.fixture
+def twin(tiny_run, tmp_path):
+    "A copy of the run under the name of another data set, without what `change` takes away"
+    def made(name='other data', convention=None):
+        folder = shutil.copytree(tiny_run.folder, tmp_path/(name.replace(' ', '-') + str(len(list(tmp_path.iterdir())))))
+        for file, change in (('asked', dict(cohort=name)), ('config', dict(convention=tiny_run.config['convention'] | (convention or {})))):
+            path = folder/f'{file}.json'
+            path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        return Run(folder)
+    return made
+
+def test_runs_are_joined(tiny_run, twin, tmp_path):
+    "Each part is the table of its run; the chance levels are there, and what each run is stands in the note"
+    runs = [tiny_run, twin()]
+    t, note = joined_table(runs), joined_note(runs)
+    assert t.index.names == ['Dataset', 'Method'] and t.index.get_level_values(0).unique().tolist() == ['phantom', 'other data']
+    for name, run in zip(('phantom', 'other data'), runs): pd.testing.assert_frame_equal(t.loc[name], table1(run))
+    assert 'Centred Gaussian' in t.loc['other data'].index and all(f'{n}: 2 seeds; ' in note for n in ('phantom', 'other data')) and note.count('Maps are cut') == 1
+    for suffix in ('.md', '.html', '.csv'): write_joined(runs, tmp_path/f't{suffix}')
+    assert (tmp_path/'t.md').read_text() == to_markdown(t) + '\n' + note + '\n'
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path/'t.csv', index_col=[0, 1], dtype=str), t)
+    page = read((tmp_path/'t.html').read_text())
+    assert page.tables == [[['Dataset', 'Method', *t], *t.reset_index().to_numpy().tolist()]] and page.links == []
+
+def test_runs_of_the_same_data_are_told_apart(tiny_run, twin):
+    run = twin('phantom')
+    assert joined_table([tiny_run, run]).index.get_level_values(0).unique().tolist() == [f'phantom ({r.folder.name})' for r in (tiny_run, run)]
+
+def test_runs_that_do_not_measure_alike_are_not_joined(tiny_run, twin):
+    with pytest.raises(ValueError, match='under different conventions: layer is -1 in .* and 0 in'): joined_table([tiny_run, twin(convention=dict(layer=0))])
+    with pytest.raises(ValueError, match='named twice'): joined_table([tiny_run, Run(tiny_run.folder)])
+
+def test_a_score_that_a_run_has_not_is_a_dash(tiny_run, twin):
+    run = twin('blind', convention=dict(layer=0))                            # nothing is measured there, so nothing differs
+    for f in [*run.folder.rglob('scores.parquet'), run.folder/'trivial.parquet']: f.unlink()
+    t = joined_table([tiny_run, Run(run.folder)])
+    assert set(t.loc['blind', 'IoU']) == {'–'} and t.loc[('blind', 'Baseline'), 'AUROC'] == t.loc[('phantom', 'Baseline'), 'AUROC'] and len(t.loc['blind']) == 2
+    assert 'blind: 2 seeds; ' in joined_note([tiny_run, Run(run.folder)]) and 'nothing is localized' in joined_note([tiny_run, Run(run.folder)])
+
 
 # Words
+
+def test_the_preset_says_what_it_left_open(tiny_run):
+    assert paper_words(tiny_run) == []
+    run = Run(tiny_run.folder)
+    run.config = run.config | dict(preset='paper')
+    first, second = paper_words(run)
+    assert 'other here: arms, seeds, arch' not in first and 'but other here: arms, seeds, weights.' in first and 'size 32, epochs 1, lr 0.001' in first
+    assert 'λ = 0.5 and T = 1.0 were given' in second and 'mmpkd grid' in second and first in caveats(run)
+    run.config = run.config | dict(grid=dict(folder='g', arm='in-sample lam=0.3 T=2', lam=.3, T=2., auroc=.6, baseline=.7, n=5, differs=['epochs']))
+    assert len(paper_words(run)) == 1 and choice_words(tiny_run) == ''
+    assert "in the grid 'g', from the arm 'in-sample lam=0.3 T=2' (0.600 over 5 seeds; the baseline has 0.700, which no cell reaches; in the grid other settings differ: epochs)" in choice_words(run)
+    assert choice_words(run) in table_note(run)
 
 def test_caveats_say_what_is_so():
     assert caveats(Invented(9)) == []
