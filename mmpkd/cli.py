@@ -276,8 +276,8 @@ IgnoreAudit = Annotated[bool, typer.Option('--ignore-audit', help='Train althoug
 SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out images that cannot be decoded, and count them in the report; without it they are an error.')]
 Report = Annotated[bool, typer.Option('--report', help='The whole report: also under other conventions, agreement between seeds, '
                                                        'and whether the maps depend on what was learned. Takes longer.')]
-Gradient = Annotated[bool, typer.Option('--gradient/--no-gradient', help='Make the comparison under gradient-weighted attention, too: '
-                                                                         'one more pass over the test images for each student.')]
+Gradient = Annotated[bool, typer.Option('--gradient/--no-gradient', help='Make the comparison under gradient-weighted attention, '
+                                                                         'too: one more pass over the test images.')]
 
 # %% ../nbs/43_cli.ipynb #ae449615
 TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked. 'none': baseline, label-smoothing and self-distillation alone.")]

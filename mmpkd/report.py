@@ -67,14 +67,15 @@ def _kept_scores(run, name, key): # Those under the convention with this key; no
     return t[t.key == key] if (t.key == key).any() else None
 
 class UnderConvention(Run):
-    "A finished run, with localization scores under another convention; raises a `FileNotFoundError` where they were not kept"
+    "A finished run, scored under another convention; raises a `FileNotFoundError` where these scores were not kept"
     def __init__(self,
         run:Run, # A finished run
         convention:Convention # One that `convention_scores` was asked about
     ):
         super().__init__(run.folder)
         self.config = self.config | dict(convention=convention.to_dict())
-        self.kept = {unit[:2]: _kept_scores(run, f'{unit[2].parent.name}_{unit[2].name}', convention.key) for unit in run.units()}
+        names = {(arm, seed): f'{folder.parent.name}_{folder.name}' for arm, seed, folder in run.units()}
+        self.kept = {unit: _kept_scores(run, name, convention.key) for unit, name in names.items()}
         if any(t is None for t in self.kept.values()):
             raise FileNotFoundError(f'{self.folder} keeps no scores of all students under the convention: {convention}')
         found = {kind: _kept_scores(run, kind, convention.key) for kind in LOCALIZERS}
@@ -90,6 +91,10 @@ class UnderConvention(Run):
         "As those of the run, without prediction, which does not depend on a map"
         t = self.scores()
         return per_run(t, [m for m in SCORES if m in t])
+
+    def intervals(self, metrics=('pixel_auroc', 'iou', 'fpr')):
+        "As those of the run"
+        return super().intervals(metrics)
 
     def trivial(self):
         "As those of the run"
@@ -114,9 +119,10 @@ def score_gradient(
 def under_gradient(
     run:Run # A finished run
 ) -> Run: # None if they were not kept
-    "The run with its scores under gradient-weighted attention"
+    "The run with its scores under gradient-weighted attention; it is read once"
     convention = gradient_convention(run)
-    try: return None if convention is None else UnderConvention(run, convention)
+    if convention is None: return None
+    try: return vars(run).get('gradient') or vars(run).setdefault('gradient', UnderConvention(run, convention))
     except FileNotFoundError: return None
 
 # %% ../nbs/42_report.ipynb #304fb490
@@ -125,9 +131,11 @@ def gradient_words(
 ) -> list: # Sentences; none if there are no such scores
     "The verdicts under gradient-weighted attention"
     if (again := under_gradient(run)) is not None:
-        return [f'Under gradient-weighted attention: {v}' for arm, v in again.verdicts().items() if arm not in run.controls]
+        said = {arm: text for arm, text in again.verdicts().items() if arm not in run.controls}
+        return [f'Under gradient-weighted attention: {text}' for text in said.values()]
     path = run.folder/'gradient.json'
-    return [f"Gradient-weighted attention cannot be had from this model: {read_json(path)['reason']}"] if path.is_file() else []
+    if not path.is_file(): return []
+    return [f"Gradient-weighted attention cannot be had from this model: {read_json(path)['reason']}"]
 
 # %% ../nbs/42_report.ipynb #5e845b7b
 def _markdown(text): # Words that stand for themselves in a cell
@@ -391,7 +399,8 @@ def _table1(run): # HTML: the table, what it shows, and further scores
 def _gradient(run): # HTML: the comparison under gradient-weighted attention, if there is one
     if (again := under_gradient(run)) is None: return []
     table = table1(again, ('pixel_auroc', 'iou', 'fpr')).reset_index().to_html(index=False, border=0)
-    note = f'As Table 1, with other maps of the same students: {again.config["convention"]["method"]} through all blocks, for the class that a student finds likeliest. Tests: Holm over this table.'
+    note = ('As Table 1, with other maps of the same students: attention weighted by its gradient, through all blocks, '
+            'for the class that a student finds likeliest. Tests: Holm over this table.')
     return ['<h2>Table 1 under gradient-weighted attention</h2>', table, _p(note, 'note')]
 
 def _signs(run): # HTML: the signs of a distillation that failed
@@ -419,7 +428,8 @@ def report_html(
     "The whole report as one page"
     again = dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments)
     parts = [*_head(run), *_table1(run),
-             '<h2>What these numbers do not show</h2><ul>', *[f'<li>{html.escape(c)}</li>' for c in caveats(run)], '</ul>', *_signs(run),
+             '<h2>What these numbers do not show</h2><ul>', *[f'<li>{html.escape(c)}</li>' for c in caveats(run)], '</ul>',
+             *_signs(run),
              *_sections(figures, _tests(run) | (tables or {})), *_taught(run), *audit_section(run), *data_table(run),
              '<h2>To do it again</h2><pre>', html.escape(json.dumps(again, indent=2)), '</pre>']
     head = f'<meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>'
@@ -449,7 +459,7 @@ def write_report(
     cohort:Cohort, # Its cohort, for the images and regions
     conventions:tuple=(), # If some are given, also `more_findings`, which takes the students once more
     n_jobs:int|str='auto', # Units at a time, for that, as in `run_experiment`
-    gradient:bool=True # Also score the maps of gradient-weighted attention, unless that is done; one more pass for each student
+    gradient:bool=True # Also score the maps of gradient-weighted attention, unless that is done; one more pass
 ) -> Path: # The page
     "Write `table1.md/.csv/.html`, `figure1.png`, `figure2.png` and `report.html` into the run folder"
     pixels = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True)

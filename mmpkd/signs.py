@@ -57,10 +57,11 @@ def weak_teacher(
         return sign_row(sign, 'unknown', '', 'There is no AUROC of a teacher on validation images to compare with.')
     figures = f'validation AUROC, {images} images: teacher {teacher:.3f}, baseline {baseline:.3f}'
     if teacher - baseline >= lead:
-        return sign_row(sign, 'no', figures, f'The teacher is ahead of the image-only baseline by {teacher - baseline:.3f}.')
+        ahead = f'The teacher is ahead of the image-only baseline by {teacher - baseline:.3f}.'
+        return sign_row(sign, 'no', figures, ahead)
     where = 'below' if teacher < baseline else f'only {teacher - baseline:.3f} above'
-    meaning = (f'The AUROC of the teacher on validation images, {teacher:.3f}, is {where} that of the image-only baseline, '
-               f'{baseline:.3f}: there is little that it could teach.')
+    meaning = (f'The AUROC of the teacher on validation images, {teacher:.3f}, is {where} that of the image-only '
+               f'baseline, {baseline:.3f}: there is little that it could teach.')
     advice = f'Look for a teacher that is ahead by {lead:g} or more (mmpkd teacher) before anything is distilled.'
     return sign_row(sign, 'yes', figures, meaning, advice)
 
@@ -83,10 +84,13 @@ def high_lam(
     worse = t[t.finding == 'gets worse']
     if len(worse):
         names = ', '.join(f'{arm_title(r.arm)} (λ = {lams[r.arm]:g})' for r in worse.itertuples())
-        meaning = f'The prediction of {names} is significantly worse than that of the baseline: λ may be too high for this teacher, whose mistakes the student learns.'
-        return sign_row(sign, 'yes', figures, meaning, 'Try a smaller λ, chosen on validation images (mmpkd grid, with --lams 0.1,0.3,0.5,0.7).')
+        meaning = (f'The prediction of {names} is significantly worse than that of the baseline: '
+                   'λ may be too high for this teacher, whose mistakes the student learns.')
+        advice = 'Try a smaller λ, chosen on validation images (mmpkd grid, with --lams 0.1,0.3,0.5,0.7).'
+        return sign_row(sign, 'yes', figures, meaning, advice)
     if (t.finding.isin(['out of reach', 'no values']) & ~t.better).any():
-        return sign_row(sign, 'unknown', figures, 'Prediction is no better than without a teacher, and so few seeds could not show that it is worse.')
+        silent = 'Prediction is no better than without a teacher, and so few seeds could not show that it is worse.'
+        return sign_row(sign, 'unknown', figures, silent)
     return sign_row(sign, 'no', figures, 'No arm with a high λ predicts significantly worse than the baseline.')
 
 # %% ../nbs/41_signs.ipynb #be6e1149
@@ -137,13 +141,18 @@ def seed_maps(
     "Sign: two students agree on one image no more than one student does on two images"
     sign, arms = 'maps of the seed', dict(list(table.groupby('arm', sort=False)))
     lows = {arm: patient_interval(t.spearman - t.different, t.patient_id)[1] for arm, t in arms.items()}
-    figures = '; '.join(f'{arm_title(arm)}: {t.spearman.mean():.2f} on one image by two students, {t.different.mean():.2f} on two images by one student'
-                        for arm, t in arms.items())
+    means = {arm: (t.spearman.mean(), t.different.mean()) for arm, t in arms.items()}
+    figures = '; '.join(f'{arm_title(arm)}: {same:.2f} on one image by two students, '
+                        f'{other:.2f} on two images by one student' for arm, (same, other) in means.items())
     if seen := [arm for arm, lo in lows.items() if lo <= 0]:
-        pairs = ', '.join(f'{arm_title(a)} ({arms[a].spearman.mean():.2f} and {arms[a].different.mean():.2f})' for a in seen)
-        meaning = f'Two students agree on an image no more than one student does on two images: {pairs}. Such a map says more about the seed than about the image.'
-        return sign_row(sign, 'yes', figures, meaning, 'Read no single map. Average the maps of all seeds (mmpkd ensemble), or train longer and from pretrained weights.')
-    if not figures or np.isnan([*lows.values()]).any(): return sign_row(sign, 'unknown', figures, 'It takes two seeds and two patients to tell.')
+        pairs = ', '.join(f'{arm_title(arm)} ({means[arm][0]:.2f} and {means[arm][1]:.2f})' for arm in seen)
+        meaning = (f'Two students agree on an image no more than one student does on two images: {pairs}. '
+                   'Such a map says more about the seed than about the image.')
+        advice = ('Read no single map. Average the maps of all seeds (mmpkd ensemble), '
+                  'or train longer and from pretrained weights.')
+        return sign_row(sign, 'yes', figures, meaning, advice)
+    if not figures or np.isnan([*lows.values()]).any():
+        return sign_row(sign, 'unknown', figures, 'It takes two seeds and two patients to tell.')
     return sign_row(sign, 'no', figures, 'Two students agree on an image better than one student does on two images.')
 
 # %% ../nbs/41_signs.ipynb #e434d8a7
@@ -171,13 +180,15 @@ def teacher_reads(
 def _as_text(x): return x.astype(object).where(x.notna(), '').astype(str)
 
 def _words(reports): # (n, features)
-    try: return TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit_transform(_as_text(reports))
-    except ValueError: return sp.csr_matrix((len(reports), 0))                                  # no word occurs twice
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    try: return words.fit_transform(_as_text(reports))
+    except ValueError: return sp.csr_matrix((len(reports), 0))                  # no word occurs twice
 
 def _columns(x): # (n, features)
     x = x.astype(object).where(x.notna(), np.nan).infer_objects().dropna(axis=1, how='all')
     if not x.shape[1]: return sp.csr_matrix((len(x), 0))
-    return StandardScaler(with_mean=False).fit_transform(sp.csr_matrix(tabular_features(x, sparse=True).fit_transform(x)))
+    numbers = sp.csr_matrix(tabular_features(x, sparse=True).fit_transform(x))
+    return StandardScaler(with_mean=False).fit_transform(numbers)
 
 def privileged_features(
     cohort:Cohort, # Any
@@ -190,9 +201,11 @@ def privileged_features(
     of = items['of' if cohort.parts is not None else 'image_id']
     mine = of.isin(image_ids)
     items, row = items[mine], pd.Index(image_ids).get_indexer(of[mine])
-    mean = sp.csr_matrix((1/np.bincount(row, minlength=len(image_ids))[row], (row, np.arange(len(row)))), (len(image_ids), len(row)))
     features = ([_words(items[text])] if text else []) + ([_columns(items[tabular])] if tabular else [])
-    return (mean @ sp.hstack([sp.csr_matrix((len(row), 0)), *features])).tocsr()
+    features = sp.hstack([sp.csr_matrix((len(row), 0)), *features])
+    share = 1/np.bincount(row, minlength=len(image_ids))[row]                    # of each part in its image
+    mean = sp.csr_matrix((share, (row, np.arange(len(row)))), (len(image_ids), len(row)))
+    return (mean @ features).tocsr()
 
 # %% ../nbs/41_signs.ipynb #e138715a
 MOST = 1000 # Images that the check looks at
@@ -212,8 +225,9 @@ def place_gain(
 ) -> dict: # 'share', and 'lo' and 'hi' of its interval
     "How much of the place of lesions the privileged information predicts, beyond the labels"
     patients = np.asarray(patients).astype(str)
-    without, with_it = (_distances(x.tocsr(), places, patients) for x in (labels, sp.hstack([labels, privileged])))
-    scale = max(pd.Series(without).groupby(patients).mean().mean(), 1e-9)                       # 0 if all lesions lie at one place
+    without = _distances(labels.tocsr(), places, patients)
+    with_it = _distances(sp.hstack([labels, privileged]).tocsr(), places, patients)
+    scale = max(pd.Series(without).groupby(patients).mean().mean(), 1e-9)        # 0 if all lesions lie at one place
     return dict(zip(('share', 'lo', 'hi'), (v/scale for v in patient_interval(without - with_it, patients))))
 
 # %% ../nbs/41_signs.ipynb #7c419800
@@ -231,12 +245,13 @@ def gain_of(
     patients = cohort.items.set_index('image_id').patient_id.loc[ids]
     counts = dict(images=len(ids), patients=int(patients.nunique()))
     if counts['patients'] < 20: return counts
-    return counts | place_gain(_told_anyway(cohort, ids), privileged_features(cohort, ids, teacher), places.loc[ids].to_numpy(), patients)
+    privileged = privileged_features(cohort, ids, teacher)
+    return counts | place_gain(_told_anyway(cohort, ids), privileged, places.loc[ids].to_numpy(), patients)
 
 # %% ../nbs/41_signs.ipynb #aa235d48
-PLACE_WORDS = ('left right bilateral bilaterally unilateral upper lower middle central lateral medial superior inferior anterior posterior '
-               'apex apical base basal bibasal bibasilar basilar lobe lobar lingula hilar perihilar hilum retrocardiac '
-               'costophrenic quadrant outer inner subareolar retroareolar axillary axilla').split()
+PLACE_WORDS = ('left right bilateral bilaterally unilateral upper lower middle central lateral medial superior '
+               'inferior anterior posterior apex apical base basal bibasal bibasilar basilar lobe lobar lingula hilar '
+               'perihilar hilum retrocardiac costophrenic quadrant outer inner subareolar retroareolar axilla').split()
 PLACE_COLUMNS = 'side laterality quadrant location position place lobe zone region view'.split()
 
 def _has_place(texts): # (n,) bool
@@ -245,11 +260,13 @@ def _has_place(texts): # (n,) bool
 def place_words(
     cohort:Cohort, # Any
     teacher:str # As for `teacher_reads`
-) -> dict: # 'words': share of reports with a word of place, or none; 'columns': those that speak of place by name or value
+) -> dict: # 'words': share of reports with a word of place, or none; 'columns': those that speak of place
     "English words of place in what a teacher reads"
     (text, tabular), items = teacher_reads(cohort, teacher), evidence(cohort).items
-    def spoken(c): return bool({*re.split('[^a-z]+', c.lower())} & {*PLACE_COLUMNS}) or (items[c].dtype.kind not in 'biuf' and _has_place(items[c]).any())
-    return dict(words=float(_has_place(items[text]).mean()) if text else None, columns=[c for c in tabular if spoken(c)])
+    def by_name(c): return bool({*re.split('[^a-z]+', c.lower())} & {*PLACE_COLUMNS})
+    def by_value(c): return items[c].dtype.kind not in 'biuf' and bool(_has_place(items[c]).any())
+    words = float(_has_place(items[text]).mean()) if text else None
+    return dict(words=words, columns=[c for c in tabular if by_name(c) or by_value(c)])
 
 # %% ../nbs/41_signs.ipynb #447b4828
 def keep_place(
@@ -261,7 +278,8 @@ def keep_place(
     path, teacher = run.folder/'place.json', run.config['teacher']
     if path.is_file(): return read_json(path)
     found = dict(privileged=any(map(needs_teacher, run.arms)) and any(teacher_reads(cohort, teacher)))
-    if found['privileged']: found |= place_words(cohort, teacher) | gain_of(cohort, lesion_places(cohort, pixels), teacher)
+    if found['privileged']:
+        found |= place_words(cohort, teacher) | gain_of(cohort, lesion_places(cohort, pixels), teacher)
     write_text(path, json.dumps(found, indent=2))
     return found
 
@@ -274,24 +292,29 @@ def no_place(
 ) -> dict: # As from `sign_row`
     "Sign: the place of lesions cannot be told from the privileged information"
     sign = 'nothing about place'
-    if not found: return sign_row(sign, 'unknown', '', 'It was not looked for; a report that is written with the data at hand does so.')
+    if not found:
+        later = 'It was not looked for; a report that is written with the data at hand does so.'
+        return sign_row(sign, 'unknown', '', later)
     if not found['privileged']: return sign_row(sign, 'unknown', '', 'No teacher has read anything privileged.')
     words = []
     if found['words'] is not None: words.append(f"{found['words']:.0%} of the reports have an English word of place")
     words.append(f"columns that speak of place: {', '.join(found['columns']) or 'none'}")
+    untold = 'It cannot be told whether the privileged information says where lesions are'
     if 'share' not in found:
-        meaning = f"It cannot be told whether the privileged information says where lesions are: {found['patients']} patients with regions are too few."
-        return sign_row(sign, 'unknown', '; '.join(words), meaning)
+        few = f"{untold}: {found['patients']} patients with regions are too few."
+        return sign_row(sign, 'unknown', '; '.join(words), few)
     share = f"{found['share']:.0%} ({found['lo']:.0%} to {found['hi']:.0%})"
     on = f"{found['images']} images of {found['patients']} patients"
     figures = '; '.join([f'variance of the places explained beyond the labels, out of fold: {share} on {on}', *words])
     if found['lo'] > least:
-        return sign_row(sign, 'no', figures, 'The place of lesions can be told, in part, from the privileged information.')
-    if found['hi'] >= least or np.isnan(found['hi']):
-        return sign_row(sign, 'unknown', figures, f'It cannot be told whether the privileged information says where lesions are; the interval holds {least:.0%}.')
+        told = 'The place of lesions can be told, in part, from the privileged information.'
+        return sign_row(sign, 'no', figures, told)
+    if found['hi'] >= least: return sign_row(sign, 'unknown', figures, f'{untold}; the interval holds {least:.0%}.')
     meaning = ('The privileged information says little or nothing about where lesions are: '
                f'beyond the labels, it explains {share} of the variance of their places, out of fold, on {on}.')
-    return sign_row(sign, 'yes', figures, meaning, 'If localization does not improve, this may be why. Reports or columns that name the side, the lobe or the quadrant could help.')
+    advice = ('If localization does not improve, this may be why. '
+              'Reports or columns that name the side, the lobe or the quadrant could help.')
+    return sign_row(sign, 'yes', figures, meaning, advice)
 
 # %% ../nbs/41_signs.ipynb #43a2d119
 def _lams(run): # {arm: λ} of those that a teacher taught

@@ -241,7 +241,7 @@ def show_transfer(
 # %% ../nbs/41_studies.ipynb #bee894a8
 def reliability(
     run:Run # A finished run of at least two seeds
-) -> pd.DataFrame: # One row per arm and test image: `spearman`, `overlap` and what `chance` would give of it, `pairs` of seeds; `different`: `spearman` of different images
+) -> pd.DataFrame: # One row per arm and test image: as from `map_agreement`
     "Agreement of the attention maps of different seeds, image by image; raises a `ValueError` for a single seed"
     if run.seeds < 2: raise ValueError('the agreement between seeds needs at least two seeds; the run has one')
     maps = {arm: [run.maps(arm, seed) for seed in range(run.seeds)] for arm in run.arms}
@@ -266,8 +266,8 @@ def show_reliability(
     t, ax = reliability(run), ax or plt.subplots(figsize=(5, .6*len(run.arms) + 1), layout='constrained')[1]
     at = np.arange(len(run.arms))
     for column, shift, color in (('spearman', -.17, 'black'), ('different', .17, 'gray')):
-        line = dict(color=color)
-        ax.boxplot([t[column][t.arm == a] for a in run.arms], orientation='horizontal', positions=at + shift, widths=.28, showfliers=False,
+        line, values = dict(color=color), [t[column][t.arm == a] for a in run.arms]
+        ax.boxplot(values, orientation='horizontal', positions=at + shift, widths=.28, showfliers=False,
                    boxprops=line, whiskerprops=line, capprops=line)
     ax.set_yticks(at, [arm_title(a) for a in run.arms])
     ax.axvline(0, ls='--', color='gray', lw=1)
