@@ -7,8 +7,8 @@ Docs: https://mmpkd.github.io/mmpkd/cli.html.md"""
 # %% auto #0
 __all__ = ['app', 'run_app', 'audit_app', 'teacher_app', 'phantom_app', 'grid_app', 'quality_app', 'transfer_app', 'console',
            'PhantomPath', 'PhantomN', 'PhantomSeed', 'Dirt', 'Root', 'Out', 'Arms', 'Seeds', 'Jobs', 'IgnoreAudit',
-           'SkipUnreadable', 'Report', 'TeacherName', 'TextModel', 'TeacherPerSeed', 'Preset', 'Matched', 'Lam',
-           'GridFolder', 'Temperature', 'Size', 'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau',
+           'SkipUnreadable', 'Report', 'Gradient', 'TeacherName', 'TextModel', 'TeacherPerSeed', 'Preset', 'Matched',
+           'Lam', 'GridFolder', 'Temperature', 'Size', 'Epochs', 'BS', 'LR', 'Augment', 'Weights', 'Precision', 'Tau',
            'ConventionText', 'UNUSED', 'DEFAULTS', 'DEMO', 'tell', 'main_options', 'phantom_mimic_command',
            'phantom_cbis_command', 'busbra', 'mimic', 'cbis', 'print_table', 'print_columns', 'table', 'read_jobs',
            'auto_teacher', 'read_convention', 'number_or_valid', 'training_config', 'taught_lines', 'print_run',
@@ -279,6 +279,8 @@ IgnoreAudit = Annotated[bool, typer.Option('--ignore-audit', help='Train althoug
 SkipUnreadable = Annotated[bool, typer.Option('--skip-unreadable', help='Leave out images that cannot be decoded, and count them in the report; without it they are an error.')]
 Report = Annotated[bool, typer.Option('--report', help='The whole report: also under other conventions, agreement between seeds, '
                                                        'and whether the maps depend on what was learned. Takes longer.')]
+Gradient = Annotated[bool, typer.Option('--gradient/--no-gradient', help='Make the comparison under gradient-weighted attention, '
+                                                                         'too: one more pass over the test images.')]
 
 # %% ../nbs/43_cli.ipynb #ae449615
 TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked. 'none': baseline, label-smoothing and self-distillation alone.")]
@@ -383,7 +385,7 @@ def print_run(
     page:Path # Its report
 ):
     "A finished run, on the terminal"
-    from mmpkd.report import caveats, choice_words, table1, teacher_note
+    from mmpkd.report import caveats, choice_words, gradient_words, table1, teacher_note
     t = table1(run)
     if 'No box' in t and t['No box'].str.fullmatch('0.000( ± 0.000)?').all(): t = t.drop(columns='No box')
     print_table(t, f"{run.asked['cohort']}, {run.seeds} seed{'s' if run.seeds > 1 else ''}: mean ± sd")
@@ -393,7 +395,7 @@ def print_run(
     for text in taught_lines(run): tell(text)
     if choice_words(run): tell(choice_words(run).strip())
     tell('')
-    for text in [*run.verdicts().values(), *caveats(run)]: tell(text)
+    for text in [*run.verdicts().values(), *gradient_words(run), *caveats(run)]: tell(text)
     tell(f'\nReport: {page}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #190d6bb3
@@ -436,7 +438,8 @@ def finish(
     jobs:int|str='auto', # Units at a time
     skip_unreadable:bool=False, # Leave out what cannot be decoded
     report:bool=False, # Also everything that needs the students once more
-    ignore_audit:bool=False # Train although the audit finds errors
+    ignore_audit:bool=False, # Train although the audit finds errors
+    gradient:bool=True # Also the comparison under gradient-weighted attention
 ):
     "Run what is missing, write the report, print the result"
     from mmpkd.arms import arms_for
@@ -447,10 +450,10 @@ def finish(
     names = arms_for(config['teacher']) if arms == 'all' else [a.strip() for a in arms.split(',')]
     run = run_experiment(cohort, out, config, names, seeds, jobs, skip_unreadable=skip_unreadable,
                          ignore_audit=ignore_audit, before=before_training(out))
-    print_run(run, write_report(run, cohort))
+    print_run(run, write_report(run, cohort, n_jobs=jobs, gradient=gradient))
     if not report: return
     tell('The rest of the report takes the students once more ...')
-    write_report(run, cohort, CONVENTIONS, jobs)
+    write_report(run, cohort, CONVENTIONS, jobs, gradient)
 
 # %% ../nbs/43_cli.ipynb #ce70ff5a
 def run(
@@ -463,10 +466,11 @@ def run(
     skip_unreadable:SkipUnreadable=False,
     ignore_audit:IgnoreAudit=False,
     report:Report=False,
+    gradient:Gradient=True,
 ):
     "Baseline against MMPKD: train, look, score, report"
     cohort = load()
-    finish(cohort, config(cohort), out, arms, seeds, jobs, skip_unreadable, report, ignore_audit)
+    finish(cohort, config(cohort), out, arms, seeds, jobs, skip_unreadable, report, ignore_audit, gradient)
 
 # %% ../nbs/43_cli.ipynb #a2c211d5
 def numbers(text, option): # Numbers separated by commas
@@ -485,6 +489,7 @@ def grid(
     jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
     ignore_audit:IgnoreAudit=False,
+    gradient:Gradient=True,
 ):
     "λ and T by validation AUROC"
     from mmpkd.report import write_report, write_study
@@ -498,7 +503,7 @@ def grid(
     if run.localizes:
         print_table(write_study(run, 'sensitivity', sensitivity(run), show_pareto(run)), 'On test images, where nothing is chosen')
     else: tell('No test image has a region of interest, so that prediction is not held against localization.')
-    tell(f'\nReport: {write_report(run, cohort)}', whole=True)
+    tell(f'\nReport: {write_report(run, cohort, n_jobs=jobs, gradient=gradient)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #dc626395
 def quality(
@@ -510,6 +515,7 @@ def quality(
     jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
     ignore_audit:IgnoreAudit=False,
+    gradient:Gradient=True,
 ):
     "Teachers of growing quality, and their students"
     from mmpkd.experiment import write_text
@@ -522,7 +528,7 @@ def quality(
     found = quality_threshold(run)
     write_text(run.folder/'quality_threshold.csv', found.to_csv())
     for sentence in threshold_words(found): tell(sentence)
-    tell(f'\nReport: {write_report(run, cohort)}', whole=True)
+    tell(f'\nReport: {write_report(run, cohort, n_jobs=jobs, gradient=gradient)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #142cf431
 def transfer(
@@ -535,6 +541,7 @@ def transfer(
     jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
     ignore_audit:IgnoreAudit=False,
+    gradient:Gradient=True,
 ):
     "Students of another run go on training here, without a teacher"
     from mmpkd.experiment import Run
@@ -546,7 +553,7 @@ def transfer(
                    ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'transfer', transfer_table(run), show_transfer(run)), f"From {source.asked['cohort']} to {cohort.name}")
     for text in run.verdicts().values(): tell(text)
-    tell(f'\nReport: {write_report(run, cohort)}', whole=True)
+    tell(f'\nReport: {write_report(run, cohort, n_jobs=jobs, gradient=gradient)}', whole=True)
 
 # %% ../nbs/43_cli.ipynb #41a44bf2
 def audit(
@@ -685,6 +692,7 @@ def demo(
     phantom_seed:Annotated[int, typer.Option(min=0, help='Seed of the phantom itself.')]=1,
     jobs:Jobs='auto',
     report:Report=False,
+    gradient:Gradient=True,
     says:Annotated[str|None, typer.Option(help="With labels that name a side: the reports say 'what' there is, or also 'where'.")]=None,
 ):
     "The whole pipeline on a synthetic phantom, in about five minutes on two cores."
@@ -693,7 +701,7 @@ def demo(
     knobs = dict(n=n, seed=phantom_seed, informative=informative) | (dict(labels='side', says=says) if says else {})
     write_phantom(out/'phantom', **knobs)
     config = make_config(**DEMO | (dict(augment='none') if says else {}), epochs=epochs, data=dict(source='phantom', **knobs))   # a mirror would make left right
-    finish(phantom_cohort(out/'phantom'), config, out/'run', arms, seeds, jobs, report=report)
+    finish(phantom_cohort(out/'phantom'), config, out/'run', arms, seeds, jobs, report=report, gradient=gradient)
 
 # %% ../nbs/43_cli.ipynb #a902ce26
 def _convention_of(student, tau): # `student` is its folder

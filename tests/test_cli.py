@@ -904,3 +904,29 @@ def test_an_audit_can_be_ignored(capsys, monkeypatch, unmarked, tmp_path):
     assert 'one value in test' in fails(capsys, monkeypatch, *call) and not (tmp_path/'run').exists()
     result = invoke(*call, '--ignore-audit')
     assert result.exit_code == 0 and 'the run went on all the same: one value in test (1)' in ' '.join(result.output.split()), result.output
+
+
+# The comparison under gradient-weighted attention
+
+@pytest.mark.parametrize('flag,asked', [([], True), (['--no-gradient'], False)])
+def test_gradient_maps_can_be_left_out(tiny_run, monkeypatch, tmp_path, flag, asked):
+    seen = []
+    monkeypatch.setattr('mmpkd.experiment.run_experiment', lambda *args, **kwargs: tiny_run)
+    monkeypatch.setattr('mmpkd.report.write_report', lambda *args, **kwargs: seen.append(kwargs['gradient']) or tiny_run.folder/'report.html')
+    result = CliRunner().invoke(app, ['demo', '--n', '20', '--out', str(tmp_path/'demo'), *flag])
+    assert result.exit_code == 0, result.output
+    assert seen == [asked]
+
+@pytest.mark.parametrize('verb', ['run', 'grid', 'quality', 'transfer'])
+def test_each_training_verb_can_leave_gradient_maps_out(verb):
+    options = [o for p in typer.main.get_command(app).commands[verb].commands['table'].params for o in (*p.opts, *p.secondary_opts)]
+    assert {'--gradient', '--no-gradient'} <= {*options}
+
+def test_the_terminal_says_what_the_report_says(tiny_run, monkeypatch):
+    "The verdict under gradient-weighted attention, and the signs that were found"
+    from mmpkd.cli import print_run
+    from mmpkd.report import caveats, gradient_words
+    monkeypatch.setattr(console, '_width', 10_000)
+    with console.capture() as printed: print_run(tiny_run, tiny_run.folder/'report.html')
+    said = [*gradient_words(tiny_run), *caveats(tiny_run)]
+    assert said[0].startswith('Under gradient-weighted attention') and all(text in printed.get() for text in said)

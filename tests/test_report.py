@@ -9,14 +9,19 @@ from conftest import altered
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from mmpkd import report
+from mmpkd.attention import attention_maps
 from mmpkd.cohort import Cohort
 from mmpkd.experiment import Run, make_config, run_experiment
-from mmpkd.localization import CONVENTIONS, Convention
+from mmpkd.images import cache_pixels
+from mmpkd.localization import CONVENTIONS, Convention, score_maps
 from mmpkd.localizers import CEILING, LOCALIZERS
-from mmpkd.report import (METRICS, MORE_METRICS, _peaks_in_nothing, caveats, choice_words, figure1, figure2, joined_note, joined_table, paper_words, ranked_images, report_html, soft_label_table, table1, table_note,
-                          to_markdown, write_joined, write_report)
+from mmpkd.report import (METRICS, MORE_METRICS, _peaks_in_nothing, caveats, choice_words, figure1, figure2, gradient_words, joined_note, joined_table, paper_words,
+                          ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, under_gradient, write_joined, write_report)
+from mmpkd.signs import failure_signs
 from mmpkd.soft_labels import calibration, gap
 from mmpkd.statistics import TITLES
+from mmpkd.student import Student
 from mmpkd.studies import transfer
 from mmpkd.teachers import macro_auroc
 
@@ -219,11 +224,33 @@ def test_the_preset_says_what_it_left_open(tiny_run):
     assert "in the grid 'g', from the arm 'in-sample lam=0.3 T=2' (0.600 over 5 seeds; the baseline has 0.700, which no cell reaches; in the grid other settings differ: epochs)" in choice_words(run)
     assert choice_words(run) in table_note(run)
 
-def test_caveats_say_what_is_so():
+def found(**signs): # What `failure_signs` gives: {sign: found or not}
+    return pd.DataFrame([dict(sign=k, found=v, figures='', meaning=f'Meaning of {k}.', advice=f'Advice on {k}.') for k, v in signs.items()],
+                        columns=['sign', 'found', 'figures', 'meaning', 'advice'])
+
+def test_caveats_say_what_is_so(monkeypatch):
+    monkeypatch.setattr(report, 'failure_signs', lambda run: found())
     assert caveats(Invented(9)) == []
     [c, peaks] = caveats(Invented(0))
     assert 'in 90% (MMPKD (out-of-fold)) of the test images' in peaks and 'Baseline' not in peaks and "try artefacts='mask'" in peaks
     assert c.startswith('In Pixel AUROC, no student does better than the trivial localizer "Centred Gaussian" (0.520 against 0.4')
+
+def test_caveats_name_the_signs_that_were_found(tiny_run, monkeypatch):
+    monkeypatch.setattr(report, 'failure_signs', lambda run: found(weak='yes', lam='no', maps='unknown', place='yes'))
+    said = caveats(tiny_run)
+    assert 'Meaning of weak. Advice on weak.' in said and 'Meaning of place. Advice on place.' in said
+    assert not [c for c in said if 'lam' in c.split() or 'Meaning of lam' in c or 'Meaning of maps' in c]
+
+def test_all_signs_stand_in_the_report(tiny_run):
+    rows = [t for t in read((tiny_run.folder/'report.html').read_text()).tables if t[0][:2] == ['sign', 'found']]
+    assert rows == [[list(failure_signs(tiny_run)), *failure_signs(tiny_run).to_numpy().tolist()]] and len(rows[0]) == 5
+
+def test_a_useless_teacher_does_not_reach_the_report_without_a_word(tiny_run, phantom, tmp_path):
+    run = Run(shutil.copytree(tiny_run.folder, tmp_path/'run'))
+    teacher = json.loads((run.folder/'teacher.json').read_text())
+    (run.folder/'teacher.json').write_text(json.dumps(teacher | dict(auroc=teacher['auroc'] | dict(valid=.1234))))
+    page = html.unescape(write_report(run, phantom).read_text())
+    assert 'The AUROC of the teacher on validation images, 0.123, is below that of the image-only baseline' in page.partition('Failure signatures')[0]
 
 def test_caveats_of_the_phantom(tiny_run):
     said = ' '.join(caveats(tiny_run))
@@ -328,10 +355,10 @@ def test_the_page_stands_alone(tiny_run):
 
 def test_the_page_holds_everything(tiny_run):
     text = (tiny_run.folder/'report.html').read_text()
-    first, second, intervals, tests, *_ = tables = read(text).tables
+    first, gradient, second, signs, intervals, tests, *_ = tables = read(text).tables
     assert first[1:] == table1(tiny_run).reset_index().to_numpy().tolist() and second[1:] == table1(tiny_run, MORE_METRICS).reset_index().to_numpy().tolist()
     assert len(intervals) == 1 + len(tiny_run.intervals()) == 4 and {'lo', 'hi', 'difference'} <= set(intervals[0])
-    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 7
+    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 9
     assert [row[:2] for row in tables[-1][1:]] == [[f['severity'], f['name']] for f in tiny_run.audit['findings']]
     unescaped = html.unescape(text)
     for said in [*tiny_run.verdicts().values(), *caveats(tiny_run), table_note(tiny_run)]: assert said in unescaped
@@ -430,3 +457,55 @@ def test_a_run_with_such_names(phantom, tiny, tmp_path):
     page = write_report(run, odd, CONVENTIONS[:1]).read_text(encoding='utf-8')
     assert not {'b', 'i', 'red'} & set(read(page).tags) and html.escape(NASTY) in page and html.escape(names[phantom.labels[0]]) in page
     matplotlib.pyplot.close('all')
+
+
+# The same under gradient-weighted attention
+
+def test_gradient_scores_are_those_of_the_maps(tiny_run, phantom):
+    pixels, again = cache_pixels(phantom, tiny_run.config['size'], tiny_run.folder/'pixels'), under_gradient(tiny_run)
+    unit = tiny_run.unit('out-of-fold', 1)
+    maps = attention_maps(Student.load(unit), pixels, phantom.split('test').items.image_id, method='gradient')
+    by_hand = score_maps(maps.maps, maps.image_ids, maps.geometries, phantom.split('test'), Convention(method='gradient'))
+    mine = again.per_seed().set_index(['arm', 'seed']).loc[('out-of-fold', 1)]
+    for m in ('pixel_auroc', 'iou', 'fpr'): assert mine[m] == pytest.approx(by_hand[m].mean(), abs=1e-4), m
+    assert set(again.trivial().arm) == set(tiny_run.trivial().arm) and 'auroc' not in again.per_seed()
+
+def test_the_report_says_how_the_comparison_comes_out_under_gradients(tiny_run):
+    text = html.unescape((tiny_run.folder/'report.html').read_text())
+    assert '<h2>Table 1 under gradient-weighted attention</h2>' in text
+    [words] = gradient_words(tiny_run)
+    assert words.startswith('Under gradient-weighted attention: out-of-fold (2 runs against 2') and words in text
+    assert read(text).tables[1][1:] == table1(under_gradient(tiny_run), ('pixel_auroc', 'iou', 'fpr')).reset_index().to_numpy().tolist()
+
+def test_gradient_maps_are_scored_once(tiny_run, phantom, monkeypatch):
+    monkeypatch.setattr(report, 'convention_scores', lambda *_: pytest.fail('scored again'))
+    write_report(Run(tiny_run.folder), phantom)
+
+@pytest.fixture
+def without(tiny_run, tmp_path):
+    "A run whose report has not been written"
+    run = Run(shutil.copytree(tiny_run.folder, tmp_path/'without'))
+    shutil.rmtree(run.folder/'conventions')
+    return run
+
+def test_a_report_without_gradient_maps(without, phantom):
+    text = write_report(without, phantom, gradient=False).read_text()
+    assert 'gradient-weighted' not in text and gradient_words(without) == [] and not (without.folder/'conventions').exists()
+
+def test_a_model_without_gradient_maps(without, phantom, monkeypatch):
+    def refuse(*args, **kwargs): raise AttributeError('no attn_drop')
+    monkeypatch.setattr(report, 'check_maps', refuse)
+    text = html.unescape(write_report(without, phantom).read_text())
+    assert 'Gradient-weighted attention cannot be had from this model: AttributeError: no attn_drop' in text
+    assert '<h2>Table 1 under' not in text and not (without.folder/'conventions').exists()
+
+def test_gradient_maps_are_not_shown_twice(phantom, tiny, tmp_path):
+    "Where they are what the run reads anyway"
+    run = run_experiment(phantom, tmp_path/'run', make_config(**tiny, convention=dict(method='gradient')), seeds=1, progress=False)
+    text = write_report(run, phantom).read_text()
+    assert 'Table 1 under' not in text and gradient_words(run) == [] and not (run.folder/'conventions').exists()
+
+def test_half_of_the_scores_are_none(tiny_run, tmp_path):
+    run = Run(shutil.copytree(tiny_run.folder, tmp_path/'run'))
+    (run.folder/'conventions'/'baseline_seed-0.parquet').unlink()
+    assert under_gradient(run) is None and gradient_words(run) == []

@@ -346,12 +346,13 @@ def test_agreement_by_hand(tiny_run, phantom):
     for arm in tiny_run.arms:
         one, two = (AttentionMaps.load(tiny_run.unit(arm, s)/'attention.npz') for s in range(2))
         mine = t[t.arm == arm].set_index('image_id')
-        equal(mine.reset_index().drop(columns='arm'), agreement([one, two]))
+        equal(mine.reset_index().drop(columns=['arm', 'different']), agreement([one, two]))
         for k, g, a, b in zip(one.image_ids, one.geometries, one.maps, two.maps):
             if g.fitted == (g.size, g.size): assert mine.spearman[k] == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)    # no padding
     table = reliability_table(tiny_run)
     assert table.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)']
-    assert table.loc['Baseline', ('spearman', 'median')] == pytest.approx(t.spearman[t.arm == 'baseline'].median())
+    for c in ('spearman', 'different'): assert table.loc['Baseline', (c, 'median')] == pytest.approx(t[c][t.arm == 'baseline'].median())
+    assert list(dict.fromkeys(table.columns.get_level_values(0))) == ['spearman', 'different', 'overlap', 'chance']
     assert len(show_reliability(tiny_run).get_yticklabels()) == 2
 
 def test_agreement_needs_two_seeds(copy):
