@@ -51,7 +51,8 @@ def mean_maps(
     first, *others = members
     for m in others:
         if m.image_ids != first.image_ids or m.maps.shape != first.maps.shape:
-            raise ValueError('the maps of an ensemble must be of the same images, in the same order and on the same grid')
+            raise ValueError('the maps of an ensemble must be of the same images, '
+                             'in the same order and on the same grid')
     seen = [shown_patches(g, first.maps.shape[1:]) for g in first.geometries]
     scaled = [[on_one_scale(*image, scale) for image in zip(m.maps, seen)] for m in (first, *others)]
     return AttentionMaps(np.mean(scaled, axis=0, dtype=float), first.image_ids, first.geometries)
@@ -110,7 +111,8 @@ def _as_scored(run, cohort): # The cohort as the run scored it, and its pixels
     pixels = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True)
     cohort = usable(cohort, pixels)
     if cohort.fingerprint() != run.environments[0]['data']['tables']:
-        raise ValueError(f'this cohort has other tables (images, labels or regions) than that of the run in {run.folder}')
+        raise ValueError('this cohort has other tables (images, labels or regions) '
+                         f'than that of the run in {run.folder}')
     return cohort, pixels
 
 def _score(run, arm, cohort, pixels, scale):
@@ -131,13 +133,14 @@ def ensemble_scores(
     todo = [arm for arm, f in files.items() if not f.is_file()]
     if todo and cohort is None:
         raise FileNotFoundError(f'{files[todo[0]]} is missing: the ensembles of {run.folder} were not scored yet, '
-                                'which needs the regions of interest; the command that made the run does it, without training')
+                                'which needs the regions of interest; the command that made the run '
+                                'does it, without training')
     known = _as_scored(run, cohort) if todo else ()
     for arm in todo:
         files[arm].parent.mkdir(exist_ok=True)
         write_table(_score(run, arm, *known, scale), files[arm])
-    patients = read_kept(run.folder/'labels.parquet')[['image_id', 'patient_id']]
-    return pd.concat([read_kept(f).assign(arm=arm) for arm, f in files.items()], ignore_index=True).merge(patients, on='image_id')
+    scores = pd.concat([read_kept(f).assign(arm=arm) for arm, f in files.items()], ignore_index=True)
+    return scores.merge(read_kept(run.folder/'labels.parquet')[['image_id', 'patient_id']], on='image_id')
 
 # %% ../nbs/41_ensemble.ipynb #1f64fff0
 def ensemble_runs(
@@ -164,14 +167,15 @@ def ensemble_table(
     run:Run, # A finished run of at least two seeds
     cohort:Cohort=None, # As for `ensemble_scores`
     scale:str='sum', # One of `SCALES`
-    metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'boxes', 'fpr', 'no_box') # Columns of `Run.per_seed`; those that it has are taken
-) -> pd.DataFrame: # One row per arm and score: mean of single students and their `sd`, `ensemble`, and its `difference` from the mean
+    metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'boxes', 'fpr', 'no_box') # Columns of `Run.per_seed`
+) -> pd.DataFrame: # One row per arm and score: `students` (mean) and their `sd`, `ensemble`, and the `difference`
     "Single students against the ensemble of all of them"
     runs = run.per_seed()
     metrics = [m for m in metrics if m in runs]
     alone = summarize(runs, metrics).set_index(['arm', 'metric'])
     together = ensemble_runs(run, cohort, scale).melt('arm', metrics, 'metric').set_index(['arm', 'metric'])['value']
-    t = pd.DataFrame(dict(students=alone['mean'], sd=alone['sd'], ensemble=together, difference=together - alone['mean']))
+    t = alone[['mean', 'sd']].rename(columns=dict(mean='students')).assign(ensemble=together)
+    t = t.assign(difference=t.ensemble - t.students)
     t = t.loc[[(a, m) for a in run.arms for m in metrics]]
     return t.rename(arm_title, level='arm').rename(TITLES, level='metric').rename_axis(['method', 'score'])
 
@@ -188,8 +192,10 @@ def _over_patients(arm, baseline, metric, draws, seed):
     sums = (*_by_patient(arm, metric, patients), *_by_patient(baseline, metric, patients))
     out = dict(metric=metric, difference=float(_difference(*sums)), lo=np.nan, hi=np.nan, patients=len(patients))
     if len(patients) < 2: return out
-    drawn = bootstrap(sums, _difference, paired=True, vectorized=True, method='percentile', n_resamples=draws, batch=100, random_state=seed)
-    return out | dict(lo=float(drawn.confidence_interval.low), hi=float(drawn.confidence_interval.high))
+    drawn = bootstrap(sums, _difference, paired=True, vectorized=True, method='percentile',
+                      n_resamples=draws, batch=100, random_state=seed)
+    lo, hi = drawn.confidence_interval
+    return out | dict(lo=float(lo), hi=float(hi))
 
 def ensemble_intervals(
     run:Run, # A finished run of at least two seeds
@@ -198,13 +204,14 @@ def ensemble_intervals(
     metrics:tuple=('pixel_auroc', 'iou', 'fpr'), # Columns of `ensemble_scores`
     draws:int=2000, # How often patients are drawn
     seed:int=0 # Of the draws
-) -> pd.DataFrame: # One row per arm and metric: `difference` of its ensemble from that of the reference, `lo`, `hi` (95 %), `patients`
+) -> pd.DataFrame: # One row per arm and metric: `difference` of the ensembles, `lo`, `hi` (95 %), `patients`
     "By how much the ensemble of each arm differs from that of the reference, with patients drawn anew"
     scores = ensemble_scores(run, cohort, scale)
     arms = [a for a in run.compared if a != run.reference]
     metrics = [m for m in metrics if m in scores]
     by_arm = {a: scores[scores.arm == a] for a in run.arms}
-    rows = [dict(arm=a) | _over_patients(by_arm[a], by_arm[run.reference], m, draws, seed) for a in arms for m in metrics]
+    def row(arm, m): return dict(arm=arm) | _over_patients(by_arm[arm], by_arm[run.reference], m, draws, seed)
+    rows = [row(arm, m) for arm in arms for m in metrics]
     return pd.DataFrame(rows, columns=['arm', 'metric', 'difference', 'lo', 'hi', 'patients'])
 
 # %% ../nbs/41_ensemble.ipynb #a11ae064
@@ -217,7 +224,7 @@ def of_other_images(
 def half_agreement(
     run:Run, # A finished run of at least four seeds
     scale:str='sum' # One of `SCALES`
-) -> pd.DataFrame: # One row per arm; medians over images of the rank correlation, of the same image and of different ones
+) -> pd.DataFrame: # One row per arm: rank correlation, median over images, of the same image and of different ones
     "How far two halves of an ensemble agree, and two students"
     need_seeds(run, 4, 'the agreement of two half-ensembles')
     def agree(maps): return agreement(maps).spearman.median()
@@ -244,7 +251,8 @@ def show_ensemble(
     fig, axs = plt.subplots(1, len(metrics), squeeze=False, figsize=(2.7*len(metrics), 3.4), layout='constrained')
     for ax, m in zip(axs[0], metrics):
         show_runs(runs, m, ax=ax)
-        ax.plot(range(len(run.arms)), together.loc[run.arms, m], '*', ms=12, color='tab:blue', label=f'ensemble of {run.seeds}')
+        stars = together.loc[run.arms, m]
+        ax.plot(range(len(run.arms)), stars, '*', ms=12, color='tab:blue', label=f'ensemble of {run.seeds}')
         ax.set(ylabel='', title=TITLES[m])
         ax.set_xticks(range(len(run.arms)), [arm_title(a) for a in run.arms], rotation=40, ha='right', fontsize=8)
     axs[0, 0].legend(frameon=False, fontsize=8)
