@@ -1,6 +1,7 @@
 "mmpkd.report: its numbers computed again from the units, its page read by a browser without a network, and its words"
 import base64, html, io, json, re, shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
@@ -10,6 +11,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mmpkd.cohort import Cohort
+from mmpkd.ensemble import ensemble_intervals, ensemble_table
 from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.localization import CONVENTIONS, Convention
 from mmpkd.localizers import CEILING, LOCALIZERS
@@ -67,7 +69,9 @@ def test_numbers_are_those_of_the_units(tiny_run, phantom):
 def test_chance_levels_stand_in_the_table(tiny_run):
     t, chance = table1(tiny_run), tiny_run.trivial().set_index('arm')
     known = [k for k in LOCALIZERS if k != 'imagenet']                      # its students start from nothing
-    assert t.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)', *[LOCALIZERS[k] for k in known]] and set(t.AUROC.iloc[2:]) == {'–'}
+    arms = ['Baseline', 'MMPKD (out-of-fold)']
+    assert t.index.tolist() == [*arms, *[f'Ensemble of 2: {a}' for a in arms], *[LOCALIZERS[k] for k in known]]
+    assert set(t.AUROC.iloc[4:]) == {'–'}
     for k in known: assert t.loc[LOCALIZERS[k], ['Pixel AUROC', 'IoU', 'FPR']].tolist() == [f'{chance.loc[k, m]:.3f}' for m in ('pixel_auroc', 'iou', 'fpr')], k
 
 def test_the_perfect_box_is_a_row_and_no_rival(tiny_run):
@@ -121,6 +125,7 @@ def test_written_tables_are_the_table(tiny_run):
 
 class Invented(Run):
     "A run of which only the numbers exist; each arm is better than the one before by `shift` standard deviations. What is made of them is as in any other run"
+    folder, localizes = Path('invented'), True
     def __init__(self, shift, seeds=8, arms=('baseline', 'out-of-fold')):
         self.shift, self.seeds, self.arms, self.asked = shift, seeds, list(arms), dict(cohort='mine')
         self.config = dict(teacher='bow', convention=Convention().to_dict())
@@ -261,10 +266,11 @@ def test_the_page_stands_alone(tiny_run):
 
 def test_the_page_holds_everything(tiny_run):
     text = (tiny_run.folder/'report.html').read_text()
-    first, second, intervals, tests, *_ = tables = read(text).tables
+    first, second, intervals, tests, ensembles, against, *_ = tables = read(text).tables
     assert first[1:] == table1(tiny_run).reset_index().to_numpy().tolist() and second[1:] == table1(tiny_run, MORE_METRICS).reset_index().to_numpy().tolist()
     assert len(intervals) == 1 + len(tiny_run.intervals()) == 4 and {'lo', 'hi', 'difference'} <= set(intervals[0])
-    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 7
+    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 9
+    assert len(ensembles) - 2 == len(ensemble_table(tiny_run)) and len(against) == 1 + len(ensemble_intervals(tiny_run)) == 4
     assert [row[:2] for row in tables[-1][1:]] == [[f['severity'], f['name']] for f in tiny_run.audit['findings']]
     unescaped = html.unescape(text)
     for said in [*tiny_run.verdicts().values(), *caveats(tiny_run), table_note(tiny_run)]: assert said in unescaped
@@ -302,7 +308,8 @@ def test_a_report_without_regions(phantom, tiny, tmp_path):
     text = re.sub('src="data:[^"]*"', '', text)                                # figures are letters, too
     for word in ('IoU', 'Pixel AUROC', 'FPR', 'trivial localizer,', 'Other conventions', 'Table 2', 'Figure 1', 'Power'): assert word not in text, word
     for words in ('No test image has a region of interest', 'none of them with a region', 'Weight randomisation', 'Agreement between seeds', 'Calibration', 'no regions'): assert words in text, words
-    assert list(table1(run)) == ['AUROC'] and table1(run).index.tolist() == ['Baseline', 'MMPKD (out-of-fold)']
+    arms = ['Baseline', 'MMPKD (out-of-fold)']
+    assert list(table1(run)) == ['AUROC'] and table1(run).index.tolist() == [*arms, *[f'Ensemble of 2: {a}' for a in arms]]
     assert not (run.folder/'figure1.png').exists() and is_picture((run.folder/'figure2.png').read_bytes())
     assert 'nan' not in read(text).tables[0].__repr__().lower() and set(pd.read_csv(run.folder/'table1.csv').metric) == {'auroc'}
 
