@@ -65,7 +65,8 @@ def test_help_tells_everything(path, command):
 
 def test_there_are_commands():
     verbs, sources = ('run', 'grid', 'quality', 'transfer', 'audit', 'teacher'), ('busbra', 'mimic', 'cbis', 'table')
-    assert {p for p, _ in commands()} >= {(v, s) for v in verbs for s in sources} | {('demo',), ('predict',), ('reliability',), ('table',), ('score',), ('phantom', 'mimic'), ('phantom', 'cbis')}
+    others = [('demo',), ('predict',), ('reliability',), ('ensemble',), ('table',), ('score',), ('phantom', 'mimic'), ('phantom', 'cbis')]
+    assert {p for p, _ in commands()} >= {(v, s) for v in verbs for s in sources} | {*others}
 
 def test_no_command_is_a_question():
     assert 'Usage' in invoke().output and 'busbra' in invoke('run').output
@@ -191,7 +192,8 @@ def test_all_arms_with_the_whole_report(everything):
     run, page = Run(out), (out/'report.html').read_text()
     assert run.arms == list(ARMS) and len(ARMS) == 9 and run.controls == [a for a in ARMS if 'Control' in ARMS[a]]
     first = table1(run)
-    titles = [*ARMS.values(), *TRIVIAL.values(), 'Untrained ViT', *CEILING.values()]
+    together = [f'Ensemble of {run.seeds}: {title}' for title in ARMS.values() if 'Control' not in title]
+    titles = [*ARMS.values(), *together, *TRIVIAL.values(), 'Untrained ViT', *CEILING.values()]
     assert first.index.tolist() == titles
     for title in titles: assert f'<td>{title}</td>' in page and title in printed and title in (out/'table1.md').read_text()
     headings = re.findall('<h2>(.*?)</h2>', page)

@@ -1,6 +1,7 @@
 "mmpkd.report: its numbers computed again from the units, its page read by a browser without a network, and its words"
 import base64, html, io, json, re, shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from mmpkd import report
 from mmpkd.attention import attention_maps
 from mmpkd.cohort import Cohort
+from mmpkd.ensemble import ensemble_intervals, ensemble_table
 from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.images import cache_pixels
 from mmpkd.localization import CONVENTIONS, Convention, score_maps
@@ -74,7 +76,9 @@ def test_numbers_are_those_of_the_units(tiny_run, phantom):
 def test_chance_levels_stand_in_the_table(tiny_run):
     t, chance = table1(tiny_run), tiny_run.trivial().set_index('arm')
     known = [k for k in LOCALIZERS if k != 'imagenet']                      # its students start from nothing
-    assert t.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)', *[LOCALIZERS[k] for k in known]] and set(t.AUROC.iloc[2:]) == {'–'}
+    arms = ['Baseline', 'MMPKD (out-of-fold)']
+    assert t.index.tolist() == [*arms, *[f'Ensemble of 2: {a}' for a in arms], *[LOCALIZERS[k] for k in known]]
+    assert set(t.AUROC.iloc[4:]) == {'–'}
     for k in known: assert t.loc[LOCALIZERS[k], ['Pixel AUROC', 'IoU', 'FPR']].tolist() == [f'{chance.loc[k, m]:.3f}' for m in ('pixel_auroc', 'iou', 'fpr')], k
 
 def test_the_perfect_box_is_a_row_and_no_rival(tiny_run):
@@ -128,6 +132,7 @@ def test_written_tables_are_the_table(tiny_run):
 
 class Invented(Run):
     "A run of which only the numbers exist; each arm is better than the one before by `shift` standard deviations. What is made of them is as in any other run"
+    folder, localizes = Path('invented'), True
     def __init__(self, shift, seeds=8, arms=('baseline', 'out-of-fold')):
         self.shift, self.seeds, self.arms, self.asked = shift, seeds, list(arms), dict(cohort='mine')
         self.config = dict(teacher='bow', convention=Convention().to_dict())
@@ -355,10 +360,11 @@ def test_the_page_stands_alone(tiny_run):
 
 def test_the_page_holds_everything(tiny_run):
     text = (tiny_run.folder/'report.html').read_text()
-    first, gradient, second, signs, intervals, tests, *_ = tables = read(text).tables
+    first, gradient, second, signs, intervals, tests, ensembles, against, *_ = tables = read(text).tables
     assert first[1:] == table1(tiny_run).reset_index().to_numpy().tolist() and second[1:] == table1(tiny_run, MORE_METRICS).reset_index().to_numpy().tolist()
-    assert len(intervals) == 1 + len(tiny_run.intervals()) == 4 and {'lo', 'hi', 'difference'} <= set(intervals[0])
-    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 9
+    assert len(intervals) == 1 + len(tiny_run.intervals()) and {'lo', 'hi', 'difference'} <= set(intervals[0])
+    assert len(tests) == 1 + len(tiny_run.comparison()) and len(tables) == 11
+    assert len(ensembles) - 2 == len(ensemble_table(tiny_run)) and len(against) == 1 + len(ensemble_intervals(tiny_run)) == 4
     assert [row[:2] for row in tables[-1][1:]] == [[f['severity'], f['name']] for f in tiny_run.audit['findings']]
     unescaped = html.unescape(text)
     for said in [*tiny_run.verdicts().values(), *caveats(tiny_run), table_note(tiny_run)]: assert said in unescaped
@@ -396,7 +402,8 @@ def test_a_report_without_regions(phantom, tiny, tmp_path):
     text = re.sub('src="data:[^"]*"', '', text)                                # figures are letters, too
     for word in ('IoU', 'Pixel AUROC', 'FPR', 'trivial localizer,', 'Other conventions', 'Table 2', 'Figure 1', 'Power'): assert word not in text, word
     for words in ('No test image has a region of interest', 'none of them with a region', 'Weight randomisation', 'Agreement between seeds', 'Calibration', 'no regions'): assert words in text, words
-    assert list(table1(run)) == ['AUROC'] and table1(run).index.tolist() == ['Baseline', 'MMPKD (out-of-fold)']
+    arms = ['Baseline', 'MMPKD (out-of-fold)']
+    assert list(table1(run)) == ['AUROC'] and table1(run).index.tolist() == [*arms, *[f'Ensemble of 2: {a}' for a in arms]]
     assert not (run.folder/'figure1.png').exists() and is_picture((run.folder/'figure2.png').read_bytes())
     assert 'nan' not in read(text).tables[0].__repr__().lower() and set(pd.read_csv(run.folder/'table1.csv').metric) == {'auroc'}
 
