@@ -159,7 +159,7 @@ def has_ensembles(
     run:Run # A finished run
 ) -> bool:
     "Whether the ensembles of a run can be shown without its cohort"
-    if run.seeds < 2: return False
+    if run.is_view or run.seeds < 2: return False
     return not run.localizes or all(_kept_scores(run, arm, 'sum').is_file() for arm in run.arms)
 
 # %% ../nbs/41_ensemble.ipynb #0d4fc4a7

@@ -560,6 +560,7 @@ def keep_chance_levels(
 # %% ../nbs/40_experiment.ipynb #a78d1314
 class Run:
     "A finished run folder"
+    is_view = False # True where its localization scores are others than those it was made with
     def __init__(self,
         folder:str|PathLike # What `run_experiment` left
     ):

@@ -93,6 +93,7 @@ def _kept_scores(run, name, key): # Those under the convention with this key; no
 
 class UnderConvention(Run):
     "A finished run, scored under another convention; raises a `FileNotFoundError` where these scores were not kept"
+    is_view = True
     def __init__(self,
         run:Run, # A finished run
         convention:Convention # One that `convention_scores` was asked about

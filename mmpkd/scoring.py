@@ -51,6 +51,7 @@ def regions_for(
 # %% ../nbs/41_scoring.ipynb #76008c87
 class OtherRegions(Run):
     "A finished run whose maps were scored on other regions, in `scores-NAME`"
+    is_view = True
     def __init__(self,
         folder:str|PathLike, # What `run_experiment` left
         name:str # As in `score_again`
