@@ -23,12 +23,12 @@ from joblib import Parallel, delayed
 from rich.progress import track
 
 from .arms import arm_title, read_arm
-from .attention import agreement
 from .cohort import SPLITS, Cohort, repair_table
 from .experiment import Run, jobs_for, one_thread, read_kept, run_experiment, starting_from, usable, write_table
 from .images import cache_pixels
 from .localization import CONVENTIONS
 from .localizers import CEILING, LOCALIZERS, score_localizer, student_localizer, trivial_localizers
+from .signs import map_agreement
 from .soft_labels import gap
 from .statistics import DIRECTIONS, TITLES, compare_arms, per_run, show_runs, summarize
 from .student import Student
@@ -241,18 +241,20 @@ def show_transfer(
 # %% ../nbs/41_studies.ipynb #bee894a8
 def reliability(
     run:Run # A finished run of at least two seeds
-) -> pd.DataFrame: # One row per arm and test image: `spearman`, `overlap` and what `chance` would give of it, `pairs` of seeds
+) -> pd.DataFrame: # One row per arm and test image: `spearman`, `overlap` and what `chance` would give of it, `pairs` of seeds; `different`: `spearman` of different images
     "Agreement of the attention maps of different seeds, image by image; raises a `ValueError` for a single seed"
     if run.seeds < 2: raise ValueError('the agreement between seeds needs at least two seeds; the run has one')
     maps = {arm: [run.maps(arm, seed) for seed in range(run.seeds)] for arm in run.arms}
-    return pd.concat([agreement(m).assign(arm=arm) for arm, m in maps.items()], ignore_index=True)
+    return pd.concat([map_agreement(m).assign(arm=arm) for arm, m in maps.items()], ignore_index=True)
 
 # %% ../nbs/41_studies.ipynb #b0aff07e
 def reliability_table(
     run:Run # A finished run of at least two seeds
 ) -> pd.DataFrame: # One row per arm: median and quartiles over images
-    "How well seeds agree, arm by arm"
-    t = reliability(run).groupby('arm', sort=False)[['spearman', 'overlap', 'chance']].quantile([.25, .5, .75]).unstack().drop(columns=[('chance', .25), ('chance', .75)])
+    "How well seeds agree, arm by arm, beside the agreement between different images and the overlap by chance"
+    columns = ['spearman', 'different', 'overlap', 'chance']
+    t = reliability(run).groupby('arm', sort=False)[columns].quantile([.25, .5, .75]).unstack()
+    t = t.drop(columns=[('chance', .25), ('chance', .75)])
     return t.rename(columns={.25: 'lower quartile', .5: 'median', .75: 'upper quartile'}).rename(index=arm_title)
 
 # %% ../nbs/41_studies.ipynb #5bd7bd0a
@@ -260,12 +262,17 @@ def show_reliability(
     run:Run, # A finished run of at least two seeds
     ax=None # matplotlib axes; new ones if none are given
 ): # The axes
-    "The distribution over test images of the agreement between seeds"
-    t, ax = reliability(run), ax or plt.subplots(figsize=(5, .5*len(run.arms) + 1), layout='constrained')[1]
-    ax.boxplot([t.spearman[t.arm == a] for a in run.arms], orientation='horizontal', tick_labels=[arm_title(a) for a in run.arms], showfliers=False)
+    "The distribution over test images of the agreement between seeds, and in gray that between different images"
+    t, ax = reliability(run), ax or plt.subplots(figsize=(5, .6*len(run.arms) + 1), layout='constrained')[1]
+    at = np.arange(len(run.arms))
+    for column, shift, color in (('spearman', -.17, 'black'), ('different', .17, 'gray')):
+        line = dict(color=color)
+        ax.boxplot([t[column][t.arm == a] for a in run.arms], orientation='horizontal', positions=at + shift, widths=.28, showfliers=False,
+                   boxprops=line, whiskerprops=line, capprops=line)
+    ax.set_yticks(at, [arm_title(a) for a in run.arms])
     ax.axvline(0, ls='--', color='gray', lw=1)
     ax.invert_yaxis()
-    ax.set(xlabel='rank correlation between the maps of two seeds')
+    ax.set(xlabel='rank correlation: one image, two seeds; gray: two images, one seed')
     return ax
 
 # %% ../nbs/41_studies.ipynb #4bcd53e6
