@@ -12,8 +12,8 @@ __all__ = ['app', 'run_app', 'audit_app', 'teacher_app', 'phantom_app', 'grid_ap
            'UNUSED', 'DEFAULTS', 'DEMO', 'tell', 'main_options', 'phantom_mimic_command', 'phantom_cbis_command',
            'busbra', 'mimic', 'cbis', 'print_table', 'print_columns', 'table', 'read_jobs', 'auto_teacher',
            'read_convention', 'training_config', 'print_run', 'leave_sheet', 'before_training', 'finish', 'run',
-           'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach', 'add_command', 'reliability', 'demo', 'predict',
-           'main']
+           'numbers', 'grid', 'quality', 'transfer', 'audit', 'teach', 'add_command', 'reliability', 'ensemble', 'demo',
+           'predict', 'main']
 
 # %% ../nbs/43_cli.ipynb #48a9f779
 import logging, os, sys, warnings
@@ -604,6 +604,22 @@ def reliability(folder:Annotated[Path, typer.Argument(help='A finished run folde
     from mmpkd.studies import reliability_table, show_reliability
     run = Run(folder)
     print_table(write_study(run, 'reliability', reliability_table(run), show_reliability(run).figure), f"{run.asked['cohort']}: agreement between seeds, over test images")
+
+# %% ../nbs/43_cli.ipynb #28de85e6
+@app.command('ensemble')
+def ensemble(folder:Annotated[Path, typer.Argument(help='A finished run folder of at least two seeds.')]):
+    "The mean prediction and the mean map over all seeds of an arm, beside single students."
+    from mmpkd.arms import arm_title
+    from mmpkd.ensemble import ensemble_intervals, ensemble_table, half_agreement, show_ensemble
+    from mmpkd.experiment import Run
+    from mmpkd.report import write_study
+    run = Run(folder)
+    table = write_study(run, 'ensemble', ensemble_table(run), show_ensemble(run))
+    print_table(table, f"{run.asked['cohort']}: mean of {run.seeds} single students, and their ensemble", words=('score',))
+    if run.localizes:
+        title = f'\nEnsembles against {arm_title(run.reference)}: 95 % with patients drawn anew; one ensemble per arm, so no test over seeds'
+        print_table(ensemble_intervals(run).set_index('arm'), title, words=('metric',))
+    if run.seeds >= 4: print_table(half_agreement(run), '\nAgreement of maps (rank correlation), median over test images')
 
 # %% ../nbs/43_cli.ipynb #46941eaa
 DEMO = dict(teacher='bow', augment='flip', size=64, bs=16, lr=5e-4, weights='none', arch_kwargs=dict(patch_size=8, embed_dim=96, depth=4))

@@ -638,6 +638,8 @@ def maps(self:Run,
 ) -> AttentionMaps: # Of the test images
     "Attention maps of a student; raises a `ValueError` that names a damaged file"
     path = self.unit(arm, seed)/'attention.npz'
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing; the same command again makes what is missing, once {path.parent} is removed')
     try: return AttentionMaps.load(path)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         said = e if zipfile.is_zipfile(path) else 'it is no archive of NumPy'

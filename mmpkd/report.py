@@ -21,6 +21,8 @@ import pandas as pd
 from .arms import EPS, arm_title, read_arm
 from .attention import randomisation_check, show_randomisation
 from .cohort import Cohort
+from .ensemble import (ensemble_intervals, ensemble_runs, ensemble_scores, ensemble_table, half_agreement,
+                            has_ensembles)
 from .experiment import Run, read_json, usable, write_text
 from .images import cache_pixels, read_image
 from .localization import CONVENTIONS, Convention, heat_of, predicted_boxes, show_localization, truth_of
@@ -34,6 +36,14 @@ from .studies import convention_table, flips, known_metrics, reliability_table, 
 METRICS = ('auroc', 'pixel_auroc', 'iou', 'boxes', 'fpr', 'no_box', 'fpr_all')
 MORE_METRICS = ('shuffled_auroc', 'pooled_auroc', 'auprc', 'hit', 'mass')
 
+# %% ../nbs/42_report.ipynb #38f00c93
+def _ensemble_rows(run, metrics): # A dict for each row, text as it is printed
+    if not has_ensembles(run): return []
+    together = ensemble_runs(run).set_index('arm')
+    def scores(arm): return {TITLES[m]: plus_minus(together.loc[arm, m], digits=3) for m in metrics}
+    arms = [a for a in run.compared if a not in run.controls]
+    return [dict(Method=f'Ensemble of {run.seeds}: {arm_title(a)}') | scores(a) for a in arms]
+
 # %% ../nbs/42_report.ipynb #a4b43b77
 def table1(
     run:Run, # A finished run
@@ -46,6 +56,7 @@ def table1(
         stars = {'improves': '**', 'gets worse': '††'}.get(tests.finding.get((arm, m)), '')
         return plus_minus(s.loc[(arm, m), 'mean'], s.loc[(arm, m), 'sd'], 3) + stars
     rows = [dict(Method=arm_title(a)) | {TITLES[m]: cell(a, m) for m in metrics} for a in run.arms]
+    rows += _ensemble_rows(run, metrics)
     for r in run.trivial().itertuples():
         rows.append(dict(Method=LOCALIZERS[r.arm]) | {TITLES[m]: plus_minus(getattr(r, m, np.nan), digits=3) for m in metrics})
     return pd.DataFrame(rows).set_index('Method')
@@ -88,6 +99,12 @@ def _last_rows(run): # What stands below the students
     return out + (" Perfect box is no guess: it is the lesion's own box as the prediction, taken from the regions of the test "
                   "images, and has the IoU, and the FPR against this truth, of the best-fitting boxes.")
 
+def _ensembles_note(run): # About the rows of ensembles, if there are any
+    if not has_ensembles(run): return ''
+    map_too = ' and the mean map (each divided by its sum)' if run.localizes else ''
+    return (f'Ensemble of {run.seeds}: the mean prediction{map_too} of all students of an arm; '
+            'there is one for each arm, so these rows are not tested. ')
+
 def table_note(
     run:Run # A finished run
 ) -> str:
@@ -102,7 +119,7 @@ def table_note(
             f"AUROC: prediction, mean over classes. {_columns_note(run) if measured else ''}"
             f"** significantly better than {_reference(run)}, †† significantly worse "
             f"(Mann-Whitney U, exact, 0.05, over seeds on these images; {family}). "
-            f"{_teachers(run)}{last}").strip()
+            f"{_teachers(run)}{_ensembles_note(run)}{last}").strip()
 
 # %% ../nbs/42_report.ipynb #e2e9eedc
 def soft_labels_of(
@@ -312,6 +329,13 @@ def _tests(run): # {title: table}
     intervals = run.intervals()
     return ({title: intervals} if len(intervals) else {}) | {'Tests': run.comparison().drop(columns='better')}
 
+def _ensembles(run): # {title: table}
+    if not has_ensembles(run): return {}
+    against = f'Ensembles against {_reference(run)}, with patients drawn anew (95 %) and the same students'
+    intervals = ensemble_intervals(run)
+    more = {against: intervals} if len(intervals) else {}
+    return {f'Ensembles of {run.seeds} students': ensemble_table(run)} | more
+
 def _taught(run): # HTML: how good the teacher is, and its soft labels
     if not run.taught_arms: return []
     teacher = pd.DataFrame({'AUROC': run.teacher['auroc']}).round(3).rename_axis('teacher asked about')
@@ -328,7 +352,7 @@ def report_html(
     again = dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments)
     parts = [*_head(run), *_table1(run),
              '<h2>What these numbers do not show</h2><ul>', *[f'<li>{html.escape(c)}</li>' for c in caveats(run)], '</ul>',
-             *_sections(figures, _tests(run) | (tables or {})), *_taught(run), *audit_section(run), *data_table(run),
+             *_sections(figures, _tests(run) | _ensembles(run) | (tables or {})), *_taught(run), *audit_section(run), *data_table(run),
              '<h2>To do it again</h2><pre>', html.escape(json.dumps(again, indent=2)), '</pre>']
     head = f'<meta charset="utf-8"><title>mmpkd: {html.escape(run.asked["cohort"])}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en">{head}\n' + '\n'.join(parts) + '</html>\n'
@@ -347,6 +371,7 @@ def _write_tables(run, tables): # The first, and `tables` by their titles
     write_text(out/'table1.html', t.reset_index().to_html(index=False, border=0))
     known = known_metrics(run, [*METRICS, *MORE_METRICS])
     write_text(out/'table1.csv', summarize(run.per_seed(), known).to_csv(index=False))
+    if has_ensembles(run): write_text(out/'ensemble.csv', ensemble_table(run).to_csv())
     for title, table in tables.items():
         name = title.partition(':')[0].lower().replace(',', '').replace(' ', '_')
         write_text(out/f'{name}.csv', table.to_csv())
@@ -360,6 +385,7 @@ def write_report(
 ) -> Path: # The page
     "Write `table1.md/.csv/.html`, `figure1.png`, `figure2.png` and `report.html` into the run folder"
     cohort = usable(cohort, cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True))
+    if run.seeds > 1: ensemble_scores(run, cohort)
     tables, more = more_findings(run, cohort, conventions, n_jobs) if conventions else ({}, {})
     figures = _figures(run, cohort)
     for caption, f in figures.items():
@@ -410,7 +436,8 @@ def _power(run): # {title: table}
 
 def _between_seeds(run):
     if run.seeds < 2: return {}, {}
-    return (_power(run) | {'Agreement between seeds': reliability_table(run)},
+    halves = {'Agreement of half-ensembles': half_agreement(run)} if run.seeds >= 4 else {}
+    return (_power(run) | {'Agreement between seeds': reliability_table(run)} | halves,
             {'Maps of two seeds: their rank correlation, over test images.': show_reliability(run).figure})
 
 # %% ../nbs/42_report.ipynb #034bfdb0

@@ -381,7 +381,8 @@ def train_student(
     precision:str='auto', # 'bf16', 'fp32', or 'auto' for bf16 where the device has it
     device:str=None, # The GPU if there is one
     show_training:bool=False, # Print fastai's table of epochs
-    after_epoch=None # Called after each epoch
+    after_epoch=None, # Called after each epoch
+    cbs:tuple=() # Further callbacks of fastai, such as `MixUp()`
 ) -> Student:
     "Train a student on equation 1 and keep its last epoch; nothing is chosen on test images"
     gc.collect()                                    # an earlier Learner is a ring of references that keeps its tensors
@@ -395,8 +396,8 @@ def train_student(
     set_seed(seed, reproducible=True)
     dls = data_loaders(cohort, pixels, soft, bs, augment, **student.stats, device=device)
     autocast = Autocast()
-    cbs = [SoftLabels()] + [autocast] * (precision == 'bf16') + ([Report(after_epoch)] if after_epoch else [])
-    learn = _learner(dls, model, loss, wd, cbs)
+    own = [SoftLabels()] + [autocast] * (precision == 'bf16') + ([Report(after_epoch)] if after_epoch else [])
+    learn = _learner(dls, model, loss, wd, [*own, *cbs])
     try:
         with _plain_attention(model, when=precision == 'bf16' and device == 'cpu'):
             if show_training: learn.fit_one_cycle(epochs, lr)

@@ -4,6 +4,7 @@ import json
 import huggingface_hub.constants
 import numpy as np, pandas as pd, pytest, timm, torch
 from conftest import TINY
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.callback.progress import ProgressCallback  # noqa: F401 (patches Learner.no_bar)
 from fastai.torch_core import set_seed
@@ -338,6 +339,21 @@ def test_history_and_progress(phantom, pixels):
     calls = []
     student = train_student(phantom, pixels, after_epoch=lambda: calls.append(1), **QUICK | dict(epochs=3))
     assert len(calls) == len(student.history) == 3 and list(student.history) == ['train_loss', 'valid_loss', 'auroc']
+
+
+def test_further_callbacks_see_the_training_and_can_change_it(phantom, pixels, soft):
+    class Stronger(Callback):
+        "The loss of training batches, as often as asked"
+        def __init__(self, times): self.times, self.seen = times, 0
+        def after_loss(self):
+            if not self.training: return
+            self.seen += 1
+            self.learn.loss_grad = self.learn.loss_grad*self.times
+    one, none = Stronger(1.), Stronger(0.)
+    plain, once, never = (train_student(phantom, pixels, soft, cbs=cbs, **QUICK) for cbs in ((), [one], [none]))
+    assert same(plain, once) and not same(plain, never)
+    assert one.seen == (phantom.items.split == 'train').sum()//QUICK['bs']
+
 
 @pytest.mark.parametrize('frozen', [True, False], ids=['frozen body', 'no learning rate'])
 def test_attention_that_cannot_move_is_an_error(phantom, pixels, monkeypatch, frozen):
