@@ -303,13 +303,12 @@ class AttentionMaps:
     def __len__(self): return len(self.maps)
     def __repr__(self): return f'AttentionMaps: {len(self)} on a {self.maps.shape[1]} x {self.maps.shape[2]} grid'
 
-    def heat(self,
-        image_id:str, # One of `image_ids`
-        interpolation:str='bilinear' # As in `Geometry.map_to_original`
-    ) -> np.ndarray: # (h, w)
-        "The map of one image, in original pixels"
+    def of(self,
+        image_id:str # One of `image_ids`
+    ) -> tuple: # (g, g) map, `Geometry`
+        "The map of one image, and its way back"
         i = self.image_ids.index(image_id)
-        return self.geometries[i].map_to_original(self.maps[i], interpolation)
+        return self.maps[i], self.geometries[i]
 
     def save(self,
         path:str|PathLike # A file, `*.npz`

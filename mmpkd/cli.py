@@ -98,15 +98,15 @@ def mimic(
     tables:Annotated[Path|None, typer.Option(help='Folder with the tables of MIMIC-CXR-JPG, if they are not in root (the DICOM release has none).')]=None,
     rois:Annotated[list[Path]|None, typer.Option(help='Regions of interest: MS-CXR (CSV or JSON), REFLACX (folder), or a CSV of boxes; may be given several times.')]=None,
     label:Annotated[list[str]|None, typer.Option(help='Finding to predict; may be given several times. By default those that have regions of interest.')]=None,
-    label_file:Annotated[str, typer.Option(help="Whose labels: 'chexpert' or 'negbio'.")]='chexpert',
-    uncertain:Annotated[str, typer.Option(help="What an uncertain label (-1) becomes: 'ignore', 'positive' or 'negative'.")]='ignore',
-    blank:Annotated[str, typer.Option(help="What a label that is not mentioned becomes: 'negative' or 'ignore'.")]='negative',
+    label_file:Annotated[str, typer.Option(help="Labeler of the reports: 'chexpert' or 'negbio'.")]='chexpert',
+    uncertain:Annotated[str, typer.Option(help="Uncertain labels (-1) are left out of the loss ('ignore'), or count as 'positive' or 'negative'.")]='ignore',
+    blank:Annotated[str, typer.Option(help="Labels that are not mentioned count as 'negative', or are left out of the loss ('ignore').")]='negative',
     roi_patients:Annotated[str, typer.Option(help="Patients with regions of interest: 'keep' the official split, or move them to 'test'.")]='keep',
     missing:Annotated[str, typer.Option(help="Images that are not on disk: 'keep' (an error, unless --skip-unreadable) or 'drop'.")]='keep',
     test_labels:Annotated[str, typer.Option(help="Labels of the test split: 'labeler' as elsewhere, or 'radiologist', by hand for a part of it.")]='labeler',
     view:Annotated[list[str]|None, typer.Option(help='View to take; may be given several times. By default PA and AP.')]=None,
     certainty:Annotated[int, typer.Option(help='Least certainty (1 to 5) of a REFLACX ellipse.')]=3,
-    section:Annotated[str, typer.Option(help="What the teacher reads of the report: 'priority' (the section that the labels were made from), 'findings', 'impression' or 'all'.")]='priority',
+    section:Annotated[str, typer.Option(help="Part of the report that the teacher reads: 'priority' (the section that the labels were made from), 'findings', 'impression' or 'all'.")]='priority',
     mask_labels:Annotated[bool, typer.Option(help='Hide the names of the findings from the teacher.')]=True,
 ):
     "MIMIC-CXR, chest radiographs: the report is privileged."
@@ -121,7 +121,7 @@ def cbis(
     task:Annotated[str, typer.Option(help="'mass', 'calc' or 'both'.")]='mass',
     classes:Annotated[int, typer.Option(help='3 (malignant, benign, benign without callback) or 2.')]=3,
     valid:Annotated[float, typer.Option(help='Share of the training images for validation, whole patients.')]=.15,
-    without:Annotated[list[str]|None, typer.Option(help="Kept from the teacher: 'assessment' and 'missingness' nearly say the label; may be given several times.")]=None,
+    without:Annotated[list[str]|None, typer.Option(help="Column to keep from the teacher; 'assessment' and 'missingness' nearly say the label. May be given several times.")]=None,
     cross:Annotated[str, typer.Option(help="With --task both, patients in training of one task and test of the other: 'drop' their training images, or 'test' on all.")]='drop',
     missing:Annotated[str, typer.Option(help="Images that are not on disk: 'keep' (an error, unless --skip-unreadable) or 'drop'.")]='keep',
     cache:Annotated[Path|None, typer.Option(help='Folder to remember the masks in; reading three thousand takes minutes, each time.')]=None,
@@ -224,7 +224,7 @@ def table(
     box_label:Annotated[str, typer.Option(help='Column of the boxes with the class.')]='label',
     masks:Annotated[str|None, typer.Option(help="Column of the table with the path of the lesion mask, or of several with ';' between them (one label or one column of classes).")]=None,
     task:Annotated[str, typer.Option(help="'multilabel' or 'multiclass'.")]='multilabel',
-    label_sep:Annotated[str|None, typer.Option(help="What separates several classes in the label column, such as '|'.")]=None,
+    label_sep:Annotated[str|None, typer.Option(help="Separator of the classes, where the label column names several of them, such as '|'.")]=None,
     classes:Annotated[list[str]|None, typer.Option('--class', help='Class to take from the label column; may be given several times. By default all.')]=None,
     image_id:Annotated[str, typer.Option(help='Column that names the image.')]='image_id',
     patient:Annotated[str|None, typer.Option(help="Column that tells patients apart; by default patient_id, if there is one. Without one, or with 'none', each image is its own patient.")]=None,
@@ -232,7 +232,7 @@ def table(
     split:Annotated[str|None, typer.Option(help="Column with train, valid and test; by default split, if there is one. Without one, or with 'none', a split by patients is made.")]=None,
     valid:Annotated[float, typer.Option(help='Share of images for validation, if a split is made.')]=.1,
     test:Annotated[float, typer.Option(help='Share of images for testing, if a split is made.')]=.2,
-    split_seed:Annotated[int, typer.Option(min=0, help='Of the split, if one is made.')]=0,
+    split_seed:Annotated[int, typer.Option(min=0, help='Seed of the split, if one is made.')]=0,
 ):
     "Your own table: reports, metadata or both are privileged."
     from mmpkd.cohort import Cohort, need_columns, read_noted_table
@@ -262,7 +262,7 @@ def table(
 
 # %% ../nbs/43_cli.ipynb #91c98397
 Out = Annotated[Path, typer.Option(help='Run folder; the same command again goes on where it stopped, or prints the result.')]
-Arms = Annotated[str|None, typer.Option(help="What to compare, separated by commas: baseline, in-sample (the paper), out-of-fold, "
+Arms = Annotated[str|None, typer.Option(help="Arms to compare, separated by commas: baseline, in-sample (the paper), out-of-fold, "
                                         "out-of-bag (forests; by image, not by patient); "
                                         "the controls label-smoothing, class-mean, shuffled, permuted, self-distillation; or 'all'. "
                                         "An arm may name its own λ or T: 'out-of-fold lam=0.3 T=2'. "
@@ -288,7 +288,7 @@ TextModel = Annotated[str|None, typer.Option(help="For --teacher bert: name on t
 TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
 Preset = Annotated[str|None, typer.Option(help="'paper': what the paper states (its teacher, in-sample soft labels, five seeds, its student); "
                                                "an option that is given wins.")]
-Matched = Annotated[str|None, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' (by image) or "
+Matched = Annotated[str|None, typer.Option(help="Soft labels that the controls are matched to: 'in-sample', 'out-of-bag' (by image) or "
                                                 "'out-of-fold'; by default out-of-fold, with --preset paper in-sample.")]
 Lam = Annotated[str, typer.Option(help="Weight λ of the soft labels, in [0, 1], or 'valid': λ and T as a finished grid chose them, see --grid.")]
 GridFolder = Annotated[Path|None, typer.Option('--grid', help='For --lam valid: the folder of a finished `mmpkd grid`; by default mmpkd-grid-SOURCE.')]
@@ -299,10 +299,10 @@ Size = Annotated[int, typer.Option(help='Side of the square image, in pixels.')]
 Epochs = Annotated[int, typer.Option(help='Passes over the training images.')]
 BS = Annotated[int, typer.Option('--bs', help='Images per batch.')]
 LR = Annotated[float, typer.Option('--lr', help='Highest learning rate of the cycle (AdamW).')]
-Augment = Annotated[str, typer.Option(help="Of training images: 'none', 'flip', or 'standard' (flip, up to 10 degrees, 10 % larger, 20 % of light).")]
+Augment = Annotated[str, typer.Option(help="Changes to training images: 'none', 'flip', or 'standard' (flip, up to 10 degrees, 10 % larger, 20 % of light).")]
 Weights = Annotated[str, typer.Option(help="'imagenet' (from the model hub), 'none' (random), or the path of a local checkpoint.")]
 Precision = Annotated[str, typer.Option(help="'bf16', 'fp32', or 'auto': bf16 where the device computes in it.")]
-Tau = Annotated[float|None, typer.Option(help='What the rule of --convention needs. By default it is the height of the cut between the minimum (0) and the maximum (1) of the attention inside the image; 0.5, halfway, if none is given.')]
+Tau = Annotated[float|None, typer.Option(help='Threshold of the rule of --convention. Under the default rule, the height of the cut between the minimum (0) and the maximum (1) of the attention inside the image: 0.5, halfway, unless given.')]
 ConventionText = Annotated[str, typer.Option('--convention', help="How maps are read and scored, where it differs from the default, such as 'rule=otsu layer=-2 artefacts=mask'.")]
 
 # %% ../nbs/43_cli.ipynb #196d4a5f
@@ -537,7 +537,7 @@ def transfer(
     out:Out,
     start:Annotated[Path, typer.Option('--from', help='A finished run folder, whose students go on training here.')],
     seeds:Annotated[int|None, typer.Option(min=1, help='Students per arm; as many as that run has.')]=None,
-    known:Annotated[str, typer.Option(help="Patients known from there: 'refuse', 'drop', 'keep' (other people).")]='refuse',
+    known:Annotated[str, typer.Option(help="Patients of an earlier split of that run: 'refuse' stops, 'drop' leaves their images out, 'keep' takes equal ids for other people.")]='refuse',
     jobs:Jobs='auto',
     skip_unreadable:SkipUnreadable=False,
     ignore_audit:IgnoreAudit=False,
@@ -560,7 +560,7 @@ def audit(
     load, # Makes the cohort
     pixels:Annotated[bool, typer.Option(help='Decode every image; without, only the tables are audited.')]=True,
     json:Annotated[Path|None, typer.Option(help='Also write the audit to this JSON file.')]=None,
-    leak:Annotated[float, typer.Option(help='A privileged column that alone reaches this AUROC is warned of.')]=.95,
+    leak:Annotated[float, typer.Option(help='AUROC of one privileged column alone that is worth a warning.')]=.95,
     jobs:Annotated[int, typer.Option(help='Threads that decode; -1 for as many as there are cores.')]=-1,
     sheet:Annotated[Path, typer.Option(help='Where to draw a sample of images with their boxes.')]=Path('contact_sheet.png'),
 ):
@@ -584,7 +584,7 @@ def teach(
     text_model:TextModel=None,
     preset:Preset=None,
     seeds:Annotated[int, typer.Option(min=1, help='Teachers, with seeds 0, 1, ...')]=5,
-    folds:Annotated[int, typer.Option(help='Also out of fold, with so many folds of the training patients; 0 for no.')]=0,
+    folds:Annotated[int, typer.Option(help='Folds of the training patients, for predictions out of fold as well; 0 for none.')]=0,
 ):
     "The teacher alone: macro AUROC per image (and of single parts), mean and standard deviation over seeds"
     from mmpkd.statistics import plus_minus
@@ -749,7 +749,7 @@ def predict(
     student:Annotated[Path, typer.Argument(help='Folder of a trained student, such as RUN/units/out-of-fold/seed-0.')],
     image:Annotated[Path, typer.Argument(help='One image: DICOM, PNG or JPEG.')],
     out:Annotated[Path, typer.Option(help='Where to draw the image with its heat map and boxes.')]=Path('prediction.png'),
-    tau:Annotated[float|None, typer.Option(help='What the rule of --convention needs. By default it is the height of the cut between the minimum (0) and the maximum (1) of the attention inside the image; if none is given, as in the run that the student is from.')]=None,
+    tau:Annotated[float|None, typer.Option(help='Threshold of the rule of --convention. Under the default rule, the height of the cut between the minimum (0) and the maximum (1) of the attention inside the image. By default that of the run that the student is from.')]=None,
     frame:Annotated[int|None, typer.Option(help='Which frame of a DICOM file that has several, counted from 0.')]=None,
 ):
     "Probabilities, heat map and boxes for one new image. Not for clinical use."

@@ -32,6 +32,8 @@ _CHOICES = dict(method=('attention', 'rollout', 'gradient', 'gradcam'), artefact
                 rule=('max', 'raw-max', 'mean', 'otsu', 'mass', 'tuned'), connectivity=(4, 8),
                 truth=('mask', 'box'), classes=('any', 'each'))
 
+_NO_TAU = ('mean', 'otsu')                                                 # rules that choose their threshold themselves
+
 def _whole(x): return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
 
 def _checked(c): # The values that a convention keeps for those it was given
@@ -41,7 +43,8 @@ def _checked(c): # The values that a convention keeps for those it was given
     if c.heads not in ('mean', 'max') and not (_whole(c.heads) and c.heads >= 0): raise ValueError(f"heads must be 'mean', 'max' or the number of a head, not {c.heads!r}")
     if c.tau is not None and not 0 < c.tau <= 1: raise ValueError(f'tau must be above 0 and at most 1, not {c.tau!r}')
     if not 0 <= c.min_area < 1: raise ValueError(f'min_area must be at least 0 and below 1, not {c.min_area!r}')
-    given = None if c.tau is None or c.rule in ('mean', 'otsu') else float(c.tau)
+    if c.tau is not None and c.rule in _NO_TAU: raise ValueError(f'tau does nothing under the rule {c.rule!r}; leave it out')
+    given = None if c.tau is None else float(c.tau)
     tau = .5 if given is None and c.rule in ('max', 'raw-max', 'mass') else given
     return dict(layer=int(c.layer), heads=int(c.heads) if _whole(c.heads) else c.heads, tau=tau, connectivity=int(c.connectivity), min_area=float(c.min_area))
 
@@ -55,7 +58,7 @@ class Convention:
     artefacts:str = 'keep' # What is done about single tokens that draw the attention: 'keep', 'mask' or 'clip'
     interpolation:str = 'bilinear' # How patches are laid over the image: 'bilinear', or 'nearest' for visible patches
     rule:str = 'max' # Where the map is cut: 'max', 'raw-max', 'mean', 'otsu', 'mass' or 'tuned'
-    tau:float|None = None # What the rule needs, above 0 and at most 1; 0.5 if 'max', 'raw-max' or 'mass' is given none
+    tau:float|None = None # What the rule needs, above 0 and at most 1; 0.5 if 'max', 'raw-max' or 'mass' is given none; 'mean' and 'otsu' have none
     connectivity:int = 4 # Neighbours that make one component: 4 (sides) or 8 (corners as well)
     min_area:float = 0. # Boxes that cover less than this share of the image are dropped
     truth:str = 'mask' # What pixels are measured against: the lesion's outline ('mask'), or its 'box'

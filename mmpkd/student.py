@@ -57,16 +57,24 @@ def _from_hub(make, arch):
                               '(--weights PATH), or train from random weights (--weights none)') from e
 
 # %% ../nbs/20_student.ipynb #6e007f34
+def _stored(path): # Whatever a file holds, without running code
+    try:
+        if path.suffix == '.safetensors': return load_file(path)
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except (OSError, MemoryError): raise
+    except Exception as e:
+        raise ValueError(f'{path} is no checkpoint that can be read without running code from it; '
+                         'a .safetensors file is one, and so are weights (a state_dict) written by torch.save') from e
+
 def read_checkpoint(
     path:str|PathLike # A `.safetensors` file, or what `torch.save` wrote
 ) -> dict: # {name: tensor}, on the CPU
     "The weights in a checkpoint; nothing is unpickled but tensors and plain containers"
-    path = Path(path)
-    if path.suffix == '.safetensors': return load_file(path)
-    stored = torch.load(path, map_location='cpu', weights_only=True)
+    stored = _stored(Path(path))
+    if not isinstance(stored, dict): stored = {}
     inner = next((stored[k] for k in ('state_dict_ema', 'state_dict', 'model_ema', 'model') if isinstance(stored.get(k), dict)), stored)
     weights = {k.removeprefix('module.'): v for k, v in inner.items() if torch.is_tensor(v)}
-    if not weights: raise ValueError('it holds no weights')
+    if not weights: raise ValueError(f'{path} holds no weights; a checkpoint is a dict of named tensors, such as a state_dict')
     return weights
 
 # %% ../nbs/20_student.ipynb #db739d4f
@@ -76,8 +84,8 @@ def _heads(model): # Names of its last layers, which a checkpoint may lack
 
 def _from_file(make, path):
     if not Path(path).is_file(): raise FileNotFoundError(f"no checkpoint at {path}; weights must be 'imagenet', 'none' or the path of a checkpoint")
+    weights = read_checkpoint(path)
     try:
-        weights = read_checkpoint(path)
         with torch.random.fork_rng(devices=[]): model = make(pretrained=False)
         heads = tuple(f'{name}.' for name in _heads(model))
         # timm would leave them random, silently

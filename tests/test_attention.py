@@ -13,6 +13,7 @@ from mmpkd.attention import (ARTEFACTS, METHODS, AttentionMaps, Seen, _cascade, 
                              gradient_relevance, head_rows, mend, outlier_tokens, patch_maps, randomisation_check, rank_correlation, rollout, several_maps, show_randomisation, shown_patches, token_norms)
 from mmpkd.busbra import busbra_cohort
 from mmpkd.images import Geometry, cache_pixels
+from mmpkd.localization import heat_of
 from mmpkd.student import Student, create_student, train_student
 
 QUICK = dict(epochs=2, device='cpu') | {k: TINY[k] for k in ('weights', 'arch_kwargs', 'lr', 'bs')}
@@ -421,6 +422,12 @@ def test_training_and_teaching_change_the_maps(phantom, pixels, student):
     finally: student.model = trained
     assert np.abs(maps[0] - untrained).max() > 1e-5 and np.abs(maps[0] - maps[1]).max() > 1e-5
 
+def test_a_map_is_laid_over_its_image_in_one_way_only(phantom, pixels, student):
+    "What is looked at is what is scored: a map of equal patches gets one heat"
+    maps, k = attention_maps(student, pixels, phantom.items.image_id[:2]), phantom.items.image_id[0]
+    maps.maps[0] = .1 + 5e-9*np.arange(maps.maps[0].size).reshape(maps.maps[0].shape)
+    assert len(np.unique(heat_of(*maps.of(k)))) == 1 and not hasattr(maps, 'heat')
+
 def test_a_map_depends_on_its_image_alone(phantom, pixels, student):
     ids = phantom.items.image_id.tolist()
     forth, back, one = (attention_maps(student, pixels, k) for k in (ids, ids[::-1], ids[7:8]))
@@ -428,8 +435,9 @@ def test_a_map_depends_on_its_image_alone(phantom, pixels, student):
     np.testing.assert_allclose(forth.maps[7:8], one.maps, atol=1e-6)
     assert back.image_ids == ids[::-1] and len(np.unique(forth.maps.round(6), axis=0)) > 50
     for k in ids[:3]:
-        assert forth.heat(k).shape == (pixels.geometry(k).h, pixels.geometry(k).w)
-        np.testing.assert_array_equal(forth.heat(k), back.heat(k))
+        (a, geometry), (b, same) = forth.of(k), back.of(k)
+        assert geometry == same == pixels.geometry(k)
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -346,6 +346,7 @@ def busbra_call(busbra, tmp_path, **options):
     (dict(weights='vit.pth'), "no checkpoint at vit.pth; weights must be 'imagenet', 'none' or"), (dict(arms='baseline,out-of-hand'), "no arm 'out-of-hand'"), (dict(arms='baseline'), 'at least one other'),
     (dict(arms='baseline,out-of-bag lam=much'), "lam must be a number, not 'much'"), (dict(temperature='hot'), "--temperature must be a number or 'valid', not 'hot'"), (dict(matched='shuffled'), 'matched must be in-sample, out-of-bag, out-of-fold'),
     (dict(convention='cut=otsu'), "--convention knows no 'cut'; its fields are method, layer, heads"), (dict(convention='otsu'), "knows no 'otsu'"), (dict(convention='rule=median'), 'rule must be one of'), (dict(convention='layer=last'), 'layer must be'),
+    (dict(convention='rule=otsu tau=.3'), "tau does nothing under the rule 'otsu'"),
     (dict(convention='tau=half'), "tau must be a number, not 'half'"), (dict(convention='tau'), 'tau must be a number'), (dict(convention='min_area=small'), "min_area must be a number, not 'small'"), (dict(convention='tau=2'), 'tau must be'),
     (dict(convention='layer=12'), 'layer'), (dict(convention='heads=3'), 'heads'), (dict(arms='baseline,from baseline'), 'needs `start`'), (dict(teacher='boosting', arms='all'), "'boosting' has no out-of-bag predictions"),
     (dict(size=0), 'size must be'), (dict(epochs=-1), 'epochs must be'), (dict(bs=0), 'bs must be'), (dict(lr=0), 'lr must be'), (dict(tau=2), 'tau must be'), (dict(precision='fp8'), "not 'fp8'"),
@@ -385,7 +386,7 @@ def test_options_that_do_not_go_together(capsys, monkeypatch, busbra, ultrasound
     assert '--tau does nothing under the rules mean and otsu' in fails(capsys, monkeypatch, *call, '--tau', .3, '--convention', 'rule=otsu')
     unit = shutil.copytree(ultrasound[0]/'units/baseline/seed-0', tmp_path/'unit')
     known = json.loads((unit/'unit.json').read_text())
-    (unit/'unit.json').write_text(json.dumps(known | dict(convention=known['convention'] | dict(rule='otsu'))))
+    (unit/'unit.json').write_text(json.dumps(known | dict(convention=known['convention'] | dict(rule='otsu', tau=None))))
     image = next((busbra/'Images').iterdir())
     assert "by the rule 'otsu'" in fails(capsys, monkeypatch, 'predict', unit, image, '--tau', .3, '--out', tmp_path/'a.png')
     assert invoke('predict', unit, image, '--out', tmp_path/'a.png').exit_code == 0
@@ -932,3 +933,14 @@ def test_the_terminal_says_what_the_report_says(tiny_run, monkeypatch):
     with console.capture() as printed: print_run(tiny_run, tiny_run.folder/'report.html')
     said = [*gradient_words(tiny_run), *caveats(tiny_run)]
     assert said[0].startswith('Under gradient-weighted attention') and all(text in printed.get() for text in said)
+
+def helps(command, path='mmpkd'):
+    "Every help text, with the command it belongs to"
+    yield path, command.help or ''
+    for p in command.params: yield f'{path} {p.opts[0]}', getattr(p, 'help', None) or ''
+    for name, part in getattr(command, 'commands', {}).items(): yield from helps(part, f'{path} {name}')
+
+def test_help_begins_with_its_subject():
+    texts = dict(helps(typer.main.get_command(app)))
+    fronted = {k: v for k, v in texts.items() if re.match(r'(What|Who|Whose|Whether|That|Of|Kept|Also out) ', v)}
+    assert len(texts) > 200 and not fronted

@@ -104,3 +104,8 @@ def test_readme_is_the_index():
     for name, data in pictures.items(): assert (ROOT/name).read_bytes() == data, name
     stored = {p.relative_to(ROOT).as_posix() for p in (ROOT/'nbs').glob('index_files/*')}
     assert stored == pictures.keys(), 'pictures that README.md does not show'
+
+
+def test_the_first_page_says_what_transfer_does_about_known_patients():
+    line = next(line for line in prose(ROOT/'README.md').splitlines() if 'mmpkd transfer' in line)
+    assert '--known drop' in line and '--known keep' in line

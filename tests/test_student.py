@@ -64,17 +64,31 @@ class Intruder:
     def __reduce__(self): return (pytest.fail, ('code in a checkpoint was run',))
 
 MISFITS = dict(
-    garbage=lambda path: path.write_bytes(b'garbage'*100),
-    empty=lambda path: torch.save({}, path),
     width=lambda path: torch.save(timm.create_model('vit_small_patch16_224', depth=1).state_dict(), path),
     resnet=lambda path: torch.save(timm.create_model('resnet10t').state_dict(), path),
-    block=lambda path: torch.save({k: v for k, v in create_student(1, weights='none').state_dict().items() if not k.startswith('blocks.7.')}, path),
-    pickle=lambda path: torch.save(dict(model=Intruder()), path))
+    block=lambda path: torch.save({k: v for k, v in create_student(1, weights='none').state_dict().items() if not k.startswith('blocks.7.')}, path))
 
 @pytest.mark.parametrize('write', MISFITS.values(), ids=MISFITS)
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, write):
     write(tmp_path/'other.pth')
     with pytest.raises(ValueError, match='other.pth does not fit'): create_student(1, weights=str(tmp_path/'other.pth'))
+
+NO_CHECKPOINTS = {
+    'garbage.pth': lambda path: path.write_bytes(b'garbage'*100),
+    'blank.pth': lambda path: path.write_bytes(b''),
+    'text.safetensors': lambda path: path.write_text('not a checkpoint'),
+    'pickle.pth': lambda path: torch.save(dict(model=Intruder()), path),
+    'whole_model.pth': lambda path: torch.save(create_student(1, 32, **SMALL_MODEL), path),
+    'empty.pth': lambda path: torch.save({}, path),
+    'tensor.pth': lambda path: torch.save(torch.zeros(3), path)}
+
+@pytest.mark.parametrize('name', NO_CHECKPOINTS)
+def test_a_file_that_is_no_checkpoint_is_named_in_one_sentence(tmp_path, name):
+    "torch's advice to switch the safety off is not passed on"
+    NO_CHECKPOINTS[name](tmp_path/name)
+    with pytest.raises(ValueError, match='state_dict') as refused: create_student(1, 32, **SMALL_MODEL | dict(weights=str(tmp_path/name)))
+    said = str(refused.value)
+    assert said.startswith(str(tmp_path/name)) and 'weights_only' not in said and '\n' not in said and len(said.replace(str(tmp_path), '')) < 180
 
 CONTAINERS = [lambda w: w, lambda w: dict(state_dict=w, epoch=3), lambda w: dict(model=w, optimizer=dict(lr=.1)), lambda w: dict(model_ema=w, model={}),
               lambda w: dict(state_dict={f'module.{k}': v for k, v in w.items()})]
