@@ -280,7 +280,9 @@ Report = Annotated[bool, typer.Option('--report', help='The whole report: also u
 # %% ../nbs/43_cli.ipynb #ae449615
 TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked. 'none': baseline, label-smoothing and self-distillation alone.")]
 TextModel = Annotated[str|None, typer.Option(help="For --teacher bert: name on the model hub, or a folder.")]
-TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
+TeacherPerSeed = Annotated[bool|None, typer.Option('--teacher-per-seed/--one-teacher', show_default=False,
+                                                   help='A teacher, folds and controls for each seed, or the same for all seeds; '
+                                                        'by default one for each, unless the teacher is a bert.')]
 Preset = Annotated[str|None, typer.Option(help="'paper': the teacher as close to the paper's as it can be known.")]
 Matched = Annotated[str, typer.Option(help="Whose soft labels the controls are made from: 'in-sample', 'out-of-bag' or 'out-of-fold'.")]
 Lam = Annotated[float, typer.Option(help='Weight λ of the soft labels, in [0, 1].')]
@@ -331,7 +333,7 @@ def training_config(
     teacher:TeacherName='auto',
     text_model:TextModel=None,
     preset:Preset=None,
-    teacher_per_seed:TeacherPerSeed=False,
+    teacher_per_seed:TeacherPerSeed=None,
     lam:Lam=.5,
     temperature:Temperature='1',
     matched:Matched='out-of-fold',
@@ -510,7 +512,7 @@ def transfer(
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import show_transfer, transfer, transfer_table
     source, cohort = Run(start), load()
-    same = config(cohort, teacher=source.config['teacher'])
+    same = config(cohort, teacher=source.config['teacher'], teacher_per_seed=bool(source.config.get('teacher_per_seed')))
     run = transfer(source, cohort, out, same, seeds, known, n_jobs=jobs, skip_unreadable=skip_unreadable,
                    ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'transfer', transfer_table(run), show_transfer(run)), f"From {source.asked['cohort']} to {cohort.name}")

@@ -69,7 +69,8 @@ def _reference(run): return 'the baseline' if run.reference == 'baseline' else a
 def _teachers(run):
     if run.config['teacher'] == 'none': return 'There is no teacher. '
     if not run.taught_arms: return ''
-    return 'Each seed has a teacher of its own. ' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds. '
+    if len(run.teacher_seeds) > 1: return 'Each seed has a teacher of its own. '
+    return 'The teacher is the same in all seeds, and what is found holds with this teacher. '
 
 def _columns_note(run): # What the columns about attention mean
     c = run.config['convention']
@@ -101,7 +102,8 @@ def table_note(
             f"{len(run.labels('test'))} test images, {regions}. "
             f"AUROC: prediction, mean over classes. {_columns_note(run) if measured else ''}"
             f"** significantly better than {_reference(run)}, †† significantly worse "
-            f"(Mann-Whitney U, exact, 0.05, over seeds on these images; {family}). "
+            f"(Mann-Whitney U, exact, 0.05, over seeds on these images; {family}); "
+            "the verdict says where an interval over seeds and patients contains zero all the same. "
             f"{_teachers(run)}{last}").strip()
 
 # %% ../nbs/42_report.ipynb #e2e9eedc
