@@ -285,7 +285,9 @@ Gradient = Annotated[bool, typer.Option('--gradient/--no-gradient', help='Make t
 # %% ../nbs/43_cli.ipynb #ae449615
 TeacherName = Annotated[str, typer.Option(help="'forest' or 'boosting' (metadata), 'bow' or 'bert' (reports), 'stacked' (both); 'auto' takes forest, bow or stacked. 'none': baseline, label-smoothing and self-distillation alone.")]
 TextModel = Annotated[str|None, typer.Option(help="For --teacher bert: name on the model hub, or a folder.")]
-TeacherPerSeed = Annotated[bool, typer.Option('--teacher-per-seed', help='A teacher, folds and controls for each seed; else all students learn from the same.')]
+TeacherPerSeed = Annotated[bool|None, typer.Option('--teacher-per-seed/--one-teacher', show_default=False,
+                                                   help='A teacher, folds and controls for each seed, or the same for all seeds; '
+                                                        'by default one for each, unless the teacher is a bert.')]
 Preset = Annotated[str|None, typer.Option(help="'paper': what the paper states (its teacher, in-sample soft labels, five seeds, its student); "
                                                "an option that is given wins.")]
 Matched = Annotated[str|None, typer.Option(help="Soft labels that the controls are matched to: 'in-sample', 'out-of-bag' (by image) or "
@@ -345,7 +347,7 @@ def training_config(
     teacher:TeacherName='auto',
     text_model:TextModel=None,
     preset:Preset=None,
-    teacher_per_seed:TeacherPerSeed=False,
+    teacher_per_seed:TeacherPerSeed=None,
     lam:Lam='0.5',
     grid:GridFolder=None,
     temperature:Temperature='1',
@@ -548,7 +550,7 @@ def transfer(
     from mmpkd.report import write_report, write_study
     from mmpkd.studies import show_transfer, transfer, transfer_table
     source, cohort = Run(start), load()
-    same = config(cohort, teacher=source.config['teacher'])
+    same = config(cohort, teacher=source.config['teacher'], teacher_per_seed=bool(source.config.get('teacher_per_seed')))
     run = transfer(source, cohort, out, same, seeds, known, n_jobs=jobs, skip_unreadable=skip_unreadable,
                    ignore_audit=ignore_audit, before=before_training(out))
     print_table(write_study(run, 'transfer', transfer_table(run), show_transfer(run)), f"From {source.asked['cohort']} to {cohort.name}")

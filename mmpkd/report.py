@@ -182,7 +182,8 @@ def _reference(run): return 'the baseline' if run.reference == 'baseline' else a
 def _teachers(run):
     if run.config['teacher'] == 'none': return 'There is no teacher. '
     if not run.taught_arms: return ''
-    return 'Each seed has a teacher of its own. ' if len(run.teacher_seeds) > 1 else 'The teacher is the same in all seeds. '
+    if len(run.teacher_seeds) > 1: return 'Each seed has a teacher of its own. '
+    return 'The teacher is the same in all seeds, and what is found holds with this teacher. '
 
 def _columns_note(run): # What the columns about attention mean
     c = run.config['convention']
@@ -211,7 +212,8 @@ def _marks_note(run, better, measured, reference):
     family = 'Holm over the localization tests, controls apart; AUROC uncorrected' if measured else 'uncorrected'
     return ('* better on average, and no more than that; '*better
             + f"** significantly better than {reference}, †† significantly worse "
-            f"(Mann-Whitney U, exact, 0.05, over seeds on these images; {family}). ")
+            f"(Mann-Whitney U, exact, 0.05, over seeds on these images; {family}); "
+            "the verdict says where an interval over seeds and patients contains zero all the same. ")
 
 def choice_words(
     run:Run # A finished run

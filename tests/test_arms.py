@@ -122,10 +122,10 @@ def test_verdicts_know_the_controls(run):
     assert not any('No control arm was run' in text for text in run.verdicts().values())
 
 def test_soft_labels_on_disk(run):
-    kept = {p.stem for p in (run.folder/'soft_labels').iterdir()}
+    kept = {p.stem for p in (run.folder/'teachers/seed-0/soft_labels').iterdir()}
     assert kept == {*(a.replace(' ', '_') for a in run.arms if a != 'baseline' and 'self-dis' not in a), 'logits_in-sample', 'logits_out-of-bag', 'logits_out-of-fold'}
     y = run.labels('train')
-    def logits(how): return pd.read_parquet(run.folder/f'soft_labels/logits_{how}.parquet')
+    def logits(how): return pd.read_parquet(run.folder/f'teachers/seed-0/soft_labels/logits_{how}.parquet')
     for arm, how, T in (('in-sample', 'in-sample', 2.), ('out-of-bag', 'out-of-bag', 2.), ('out-of-fold', 'out-of-fold', 2.), ('out-of-fold lam=0.9 T=5', 'out-of-fold', 5.)):
         assert np.array_equal(run.soft_labels(arm), soften(logits(how), T)), arm
     s = run.soft_labels('out-of-bag')                                                               # `matched`
@@ -144,7 +144,7 @@ def test_self_distillation_learns_from_the_baseline_of_its_seed(tiny_run, phanto
         return {k: v.numpy() for k, v in student.model.state_dict().items()}
     assert same(by_hand(1, 1), weights(run, 'self-distillation', 1))
     assert not same(by_hand(0, 1), weights(run, 'self-distillation', 1))
-    assert not (run.folder/'teacher').exists() and run.teacher == dict(auroc={}, per='image', T_valid=None)      # no privileged information was touched
+    assert not list(run.folder.rglob('teacher')) and run.teacher == dict(auroc={}, per='image', T_valid=None)      # no privileged information was touched
     assert all(same(weights(run, 'baseline', s), weights(tiny_run, 'baseline', s)) for s in range(2))
 
 def test_self_distillation_waits_for_its_teacher(phantom, tiny, tmp_path):

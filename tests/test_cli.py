@@ -163,13 +163,14 @@ def test_options_arrive(busbra, tmp_path):
 
 def test_a_convention_from_the_command_line(busbra, tmp_path):
     assert read_convention('rule=otsu layer=-2 tau=.3 heads=max') == dict(rule='otsu', layer=-2, tau=.3, heads='max') and read_convention('') == {}
-    result = invoke('run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--convention', 'rule=tuned layer=-2', '--temperature', 'valid', '--arms', 'baseline, out-of-bag lam=0.3',
-                    '--teacher-per-seed')
+    result = invoke('run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--convention', 'rule=tuned layer=-2', '--temperature', 'valid', '--arms', 'baseline, out-of-bag lam=0.3')
     assert result.exit_code == 0, result.output
     run = Run(tmp_path/'run')
     assert {k: run.config['convention'][k] for k in ('rule', 'layer', 'tau')} == dict(rule='tuned', layer=-2, tau=None)    # chosen for each student, not 0.5
     assert run.config['T'] == 'valid' and run.teacher['T_valid'] > 0 and run.arms == ['baseline', 'out-of-bag lam=0.3']
     assert run.config['teacher_per_seed'] and (run.folder/'teachers/seed-0/teacher').is_dir() and not (run.folder/'teacher').exists()
+    again = ['run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8, '--convention', 'rule=tuned layer=-2', '--temperature', 'valid', '--one-teacher']
+    assert 'Each seed has a teacher of its own there: to go on so, --teacher-per-seed' in str(invoke(*again).exception)
     tau = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').attrs['convention']['tau']
     row = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').iloc[0]
     boxes = said(invoke('predict', run.unit('baseline', 0), busbra/'Images'/f'{row.image_id}.png', '--out', tmp_path/'a.png').output)[1]
@@ -307,8 +308,9 @@ def test_a_transfer(busbra, ultrasound, tmp_path):
     result = invoke(*call, '--known', 'keep')
     assert result.exit_code == 0, result.output
     run = Run(tmp_path/'run')
-    assert run.arms == ['baseline', 'from baseline', 'from out-of-fold'] and run.seeds == 2 and not (run.folder/'teacher').exists()
-    assert all(s in result.output for s in ('Never saw A', 'From Baseline', 'From MMPKD (out-of-fold)', 'no evidence at this n')) and (run.folder/'transfer.png').stat().st_size > 1000
+    assert run.arms == ['baseline', 'from baseline', 'from out-of-fold'] and run.seeds == 2 and not list(run.folder.rglob('teacher'))
+    assert all(s in result.output for s in ('Never saw A', 'From Baseline', 'From MMPKD (out-of-fold)', 'no evidence at this n'))
+    assert (run.folder/'transfer.png').stat().st_size > 1000
 
 def test_agreement_between_seeds(ultrasound):
     result = invoke('reliability', ultrasound[0])

@@ -20,6 +20,7 @@ from mmpkd.localization import Convention
 from mmpkd.phantom import METADATA
 from mmpkd.report import teacher_note
 from mmpkd.soft_labels import calibration, gap, soften, training_logits
+from mmpkd.statistics import compare_arms
 from mmpkd.student import Student, train_student
 from mmpkd.teachers import TEACHERS, ForestTeacher, image_logits, load_teacher, macro_auroc
 
@@ -81,7 +82,7 @@ def test_what_a_killed_unit_left_is_thrown_away(copy, phantom, tiny, tiny_run):
     assert not part.exists() and sorted(p.name for p in unit.iterdir()) == sorted(p.name for p in tiny_run.unit('baseline', 1).iterdir())
     equal(tables(run), tables(tiny_run))
 
-@pytest.mark.parametrize('gone', ['asked.json', 'trivial.parquet', 'teacher.json', 'soft_labels/out-of-fold.parquet', 'labels.parquet', 'environment.json', 'pixels'])
+@pytest.mark.parametrize('gone', ['asked.json', 'trivial.parquet', 'teachers/seed-1/teacher.json', 'teachers/seed-0/soft_labels/out-of-fold.parquet', 'labels.parquet', 'environment.json', 'pixels'])
 def test_any_part_is_made_again(copy, phantom, tiny, tiny_run, gone):
     before = times(copy/'units')
     shutil.rmtree(copy/gone) if (copy/gone).is_dir() else (copy/gone).unlink()
@@ -89,7 +90,7 @@ def test_any_part_is_made_again(copy, phantom, tiny, tiny_run, gone):
     assert (copy/gone).exists() and times(copy/'units') == before
     equal(tables(run), tables(tiny_run))
     equal(run.trivial(), tiny_run.trivial())
-    soft = 'soft_labels/out-of-fold.parquet'
+    soft = 'teachers/seed-0/soft_labels/out-of-fold.parquet'
     equal(pd.read_parquet(copy/soft), pd.read_parquet(tiny_run.folder/soft))
 
 
@@ -118,9 +119,9 @@ def test_fewer_can_be_looked_at(copy, phantom, tiny, tiny_run):
 
 def test_controls_can_be_added(copy, phantom, tiny, tiny_run):
     "To a finished run, without training its students again; the teacher's answers are kept for them"
-    before, soft = times(copy/'units'), times(copy/'soft_labels')
+    before, soft = times(copy/'units'), times(copy/'teachers/seed-0/soft_labels')
     run = go_on(phantom, copy, tiny, arms=('baseline', 'label-smoothing', 'self-distillation', 'out-of-fold'), seeds=1)
-    after, soft_after = times(copy/'units'), times(copy/'soft_labels')
+    after, soft_after = times(copy/'units'), times(copy/'teachers/seed-0/soft_labels')
     assert {k: after[k] for k in before} == before and {k: soft_after[k] for k in soft} == soft
     assert {k.split('/')[0] for k in set(after) - set(before)} == {'label-smoothing', 'self-distillation'} and set(soft_after) - set(soft) == {'label-smoothing.parquet'}
     assert run.controls == ['label-smoothing', 'self-distillation']
@@ -373,18 +374,19 @@ def test_units_hold_what_they_say(tiny_run, phantom):
 
 def test_the_teacher_is_kept(tiny_run, phantom):
     train, test = phantom.split('train'), phantom.split('test')
-    s = pd.read_parquet(tiny_run.folder/'soft_labels/out-of-fold.parquet')
+    mine = tiny_run.folder/'teachers/seed-0'
+    s = pd.read_parquet(mine/'soft_labels/out-of-fold.parquet')
     assert s.index.tolist() == train.items.image_id.tolist() and list(s) == phantom.labels and s.to_numpy().min() > 0 and s.to_numpy().max() < 1
-    assert load_teacher(tiny_run.folder/'teacher').logits(test).shape == (len(test), 4)
+    assert load_teacher(mine/'teacher').logits(test).shape == (len(test), 4)
     assert list(tiny_run.teacher['auroc']) == ['in-sample', 'out-of-fold', 'valid', 'test'] and tiny_run.teacher['T_valid'] is None
-    z = pd.read_parquet(tiny_run.folder/'soft_labels/logits_out-of-fold.parquet')
+    z = pd.read_parquet(mine/'soft_labels/logits_out-of-fold.parquet')
     equal(s, pd.DataFrame(soften(z, tiny_run.config['T']), z.index, z.columns))
     equal(s, tiny_run.soft_labels('out-of-fold'))
 
 @pytest.fixture(scope='module')
 def each(phantom, tiny, tmp_path_factory):
     "A teacher for each of two seeds; read only"
-    config = make_config(**tiny, teacher_per_seed=True, T='valid')
+    config = make_config(**tiny, T='valid')
     return run_experiment(phantom, tmp_path_factory.mktemp('each')/'run', config, ('baseline', 'in-sample', 'out-of-fold', 'shuffled'), seeds=2, progress=False)
 
 def test_a_teacher_for_each_seed(each, phantom):
@@ -456,9 +458,65 @@ def test_a_seed_added_later_has_a_teacher_of_its_own(each, phantom, tiny, tmp_pa
     after = times(out/'teachers')
     assert {k: after[k] for k in before} == before and (out/'teachers/seed-2/teacher.json').is_file() and more.teacher_seeds == [0, 1, 2]
     equal(more.per_seed().query('seed < 2').reset_index(drop=True), each.per_seed().query("arm in ['baseline', 'out-of-fold']").reset_index(drop=True))
-    with pytest.raises(ValueError, match='teacher_per_seed is True there and False here'): go_on(phantom, out, tiny | dict(T='valid'))
+    with pytest.raises(ValueError, match='teacher_per_seed is True there and False here'): go_on(phantom, out, tiny | dict(T='valid', teacher_per_seed=False))
     old = {k: v for k, v in each.config.items() if k != 'teacher_per_seed'}                # as if written before there was such a setting
     with pytest.raises(ValueError, match='teacher_per_seed is True there and None here'): run_experiment(phantom, out, old, seeds=2, progress=False)
+
+# One teacher, or one for each seed
+
+@pytest.mark.parametrize('teacher,args,quick', [('forest', {}, True), ('boosting', {}, True), ('bow', {}, True), ('stacked', {}, True), ('bert', {}, False),
+                                                ('stacked', dict(teachers=['forest', 'bert']), False), ('none', {}, False)])
+def test_teachers_that_take_seconds_are_one_for_each_seed(teacher, args, quick):
+    assert make_config(teacher=teacher, teacher_args=args)['teacher_per_seed'] is quick
+    if teacher == 'none': return
+    for asked in (True, False): assert make_config(teacher=teacher, teacher_args=args, teacher_per_seed=asked)['teacher_per_seed'] is asked
+
+@pytest.fixture(scope='module')
+def one(phantom, tiny, tmp_path_factory):
+    "One teacher for two seeds of a few arms; read only"
+    config = make_config(**tiny, teacher_per_seed=False)
+    arms = ('baseline', 'out-of-fold', 'label-smoothing', 'shuffled', 'self-distillation')
+    return run_experiment(phantom, tmp_path_factory.mktemp('one')/'run', config, arms, seeds=2, progress=False)
+
+def test_a_folder_with_one_teacher_says_how_to_go_on(one, phantom, tiny, tmp_path):
+    with pytest.raises(ValueError, match='teacher_per_seed is False there and True here.* to go on with it, --one-teacher'): go_on(phantom, one.folder, tiny)
+    old = shutil.copytree(one.folder, tmp_path/'old')                       # as if written before there was such a setting
+    (old/'config.json').write_text(json.dumps({k: v for k, v in one.config.items() if k != 'teacher_per_seed'}))
+    with pytest.raises(ValueError, match='teacher_per_seed is None there and True here.* to go on with it, --one-teacher'): go_on(phantom, old, tiny)
+    before = times(old/'units')
+    go_on(phantom, old, tiny | dict(teacher_per_seed=False), arms=('baseline', 'out-of-fold'))
+    assert times(old/'units') == before
+
+def test_the_verdict_says_that_one_teacher_taught_all_seeds(one, tiny_run):
+    "Of the arms that learned from it; label smoothing and self-distillation did not"
+    assert one.one_teacher == ['out-of-fold', 'shuffled'] == one.comparison().attrs['one_teacher'] and tiny_run.one_teacher == []
+    assert {a for a, said in one.verdicts().items() if 'with this teacher' in said} == {'out-of-fold', 'shuffled'}
+    assert not any('with this teacher' in said for said in tiny_run.verdicts().values())
+
+def test_a_teacher_that_draws_nothing_is_one_teacher(each):
+    "In-sample labels of a bag of words are the same in each seed; its folds and its shuffling are not"
+    assert each.config['teacher_per_seed'] and each.one_teacher == ['in-sample']
+
+def test_a_verdict_is_held_against_the_intervals_of_its_run(tiny_run, monkeypatch):
+    "Whatever is claimed"
+    claims = pd.DataFrame([dict(arm=a, seed=s, iou=v + s/100) for a, v in (('baseline', .2), ('out-of-fold', .5)) for s in range(5)])
+    monkeypatch.setattr(Run, 'comparison', lambda self: compare_arms(claims))
+    for lo, hi, doubted in ((-.1, .7, True), (.1, .5, False)):
+        monkeypatch.setattr(Run, 'intervals', lambda self: pd.DataFrame([dict(arm='out-of-fold', metric='iou', lo=lo, hi=hi)]))
+        [said] = tiny_run.verdicts().values()
+        assert 'improves IoU' in said and ('but the interval over seeds and patients contains zero' in said) == doubted
+
+def test_intervals_are_of_what_is_tested_and_computed_once(tiny_run, monkeypatch):
+    run, asked, differences = Run(tiny_run.folder), [], experiment.differences
+    monkeypatch.setattr(experiment, 'differences', lambda *args: asked.append(args) or differences(*args))
+    t = run.intervals()
+    assert t.metric.tolist() == ['pixel_auroc', 'iou', 'fpr', 'auroc'] and len(asked) == 2
+    tested = run.comparison().set_index('metric').difference
+    assert t.set_index('metric').difference.to_dict() == pytest.approx(tested.to_dict()) and t.p_sign_flip.notna().all()
+    t['lo'] = 0.                                                             # what is handed out is a copy
+    run.verdicts()
+    assert len(asked) == 2 and (run.intervals().lo != 0).all()
+    assert run.intervals(['iou']).metric.tolist() == ['iou'] and len(asked) == 3
 
 LATER = ('in-sample', 'out-of-bag', 'out-of-fold share=0.5', 'shuffled', 'out-of-fold T=2')
 
@@ -483,20 +541,20 @@ def test_an_arm_added_to_a_run_changes_no_file_of_the_others(copy, phantom, tiny
     before = without_text(copy, 'asked.json', 'environment.json', 'audit.json')
     broken = {f for f in before if 'pixels' in f.parts}
     monkeypatch.setattr(experiment, 'save_teacher', lambda *args: pytest.fail('the teacher was stored again'))
-    z = image_logits(load_teacher(copy/'teacher'), phantom.split('train'))
+    z = image_logits(load_teacher(copy/'teachers/seed-0/teacher'), phantom.split('train'))
     go_on(phantom, copy, tiny, arms=('baseline', 'in-sample', 'out-of-fold'), seeds=1)
     assert {f: f.read_bytes() for f in before if f not in broken} == {f: b for f, b in before.items() if f not in broken}
-    equal(pd.read_parquet(copy/'soft_labels/logits_in-sample.parquet'), z)
+    equal(pd.read_parquet(copy/'teachers/seed-0/soft_labels/logits_in-sample.parquet'), z)
 
 def test_a_damaged_teacher_is_named(copy, phantom, tiny):
-    (copy/'teacher/teacher.skops').write_bytes(b'garbage')
+    (copy/'teachers/seed-0/teacher/teacher.skops').write_bytes(b'garbage')
     with pytest.raises(ValueError, match='teacher is damaged'): go_on(phantom, copy, tiny, arms=('baseline', 'in-sample', 'out-of-fold'))
 
 @pytest.mark.parametrize('step', ['save_teacher', 'write_text', 'write_table'])
 def test_killed_while_an_arm_is_taught(copy, phantom, tiny, tmp_path, monkeypatch, step):
     "Wherever teaching stops, the next call makes what an undisturbed one makes"
     arms = ('baseline', 'out-of-fold', 'out-of-fold T=valid')
-    if step == 'save_teacher': copy = tmp_path/'new'                        # a kept teacher is not saved again
+    copy = copy/'teachers/seed-0' if step != 'save_teacher' else tmp_path/'new'                        # a kept teacher is not saved again
     teach(phantom, arms, make_config(**tiny), tmp_path/'whole')
     class Killed(BaseException): pass
     def stop(*args): raise Killed
@@ -535,7 +593,7 @@ def test_a_forest_keeps_metadata_to_itself(phantom, tmp_path, monkeypatch):
     secret = phantom.items.assign(sex='Secret-' + phantom.items.sex.astype(str))
     run = run_experiment(altered(phantom, secret), tmp_path/'run', make_config(**TINY), ('baseline', 'out-of-bag'), seeds=1, progress=False)
     assert 'out-of-bag' in run.teacher['auroc'] and len(run.per_seed()) == 2
-    assert {name.partition('/')[0] for name, _ in leaks(run.folder, ['Secret-'])} == {'teacher'}
+    assert {name.partition('/')[0] for name, _ in leaks(run.folder, ['Secret-'])} == {'teachers'}
     columns = {c for p in run.folder.rglob('*.parquet') for c in pd.read_parquet(p).reset_index()}
     assert not columns & {'report', *METADATA} and columns >= {'image_id', 'split', *phantom.labels}
 
@@ -556,7 +614,7 @@ def test_without_regions_students_are_the_same(blind, tiny_run):
 def test_without_regions_only_prediction_is_measured(blind):
     assert not blind.localizes and list(blind.per_seed()) == ['arm', 'seed', 'auroc'] and not len(blind.scores()) and not len(blind.trivial())
     t = blind.comparison()
-    assert t.metric.tolist() == ['auroc'] and t.attrs['tests'] == 0 and not len(blind.intervals())
+    assert t.metric.tolist() == ['auroc'] and t.attrs['tests'] == 0 and blind.intervals().metric.tolist() == ['auroc']
     [said] = blind.verdicts().values()
     assert 'AUROC' in said and 'IoU' not in said and 'Holm' not in said
     assert not list(blind.folder.rglob('scores.parquet')) + list(blind.folder.glob('trivial.parquet')) and blind.maps('baseline', 1).maps.shape[0] == len(blind.labels('test'))
@@ -574,7 +632,8 @@ def test_without_anything_privileged(phantom, tiny, tmp_path, blind):
     nothing = bare(phantom, text=None, tabular=())
     run = go_on(nothing, tmp_path/'run', tiny | dict(teacher='none'), arms=('baseline', 'label-smoothing', 'label-smoothing eps=0.5', 'self-distillation'), seeds=1)
     y = run.labels('train')
-    assert run.teacher == dict(auroc={}, per='image', T_valid=None) and not (run.folder/'teacher').exists() and run.taught_arms == ['label-smoothing', 'label-smoothing eps=0.5']
+    assert run.teacher == dict(auroc={}, per='image', T_valid=None) and not list(run.folder.rglob('teacher'))
+    assert run.taught_arms == ['label-smoothing', 'label-smoothing eps=0.5']
     for arm, eps in (('label-smoothing', .1), ('label-smoothing eps=0.5', .5)): equal(run.soft_labels(arm), (y*(1 - eps) + eps/2))
     assert weights(run, 'baseline') == weights(blind, 'baseline') and len({weights(run, a) for a in run.arms}) == 4
     before = times(run.folder/'units')
@@ -679,7 +738,7 @@ def test_boxes_a_little_outside_are_cut(study, tiny, tmp_path):
 
 # Folders that were damaged, and names
 
-@pytest.mark.parametrize('name', ['asked.json', 'config.json', 'environment.json', 'labels.parquet', 'trivial.parquet', 'teacher.json', 'audit.json', 'soft_labels/out-of-fold.parquet',
+@pytest.mark.parametrize('name', ['asked.json', 'config.json', 'environment.json', 'labels.parquet', 'trivial.parquet', 'teachers/seed-1/teacher.json', 'audit.json', 'teachers/seed-0/soft_labels/out-of-fold.parquet',
                                   'units/baseline/seed-0/scores.parquet', 'units/baseline/seed-0/predictions.parquet', 'units/baseline/seed-0/unit.json', 'units/baseline/seed-0/attention.npz'])
 @pytest.mark.parametrize('content', [b'', b'{"arms": ["base', bytes(range(256))*20], ids=['empty', 'cut', 'other'])
 def test_a_damaged_file_is_named(copy, name, content):
@@ -695,7 +754,7 @@ def test_json_of_something_else(copy, content):
     (copy/'asked.json').write_text(content)
     with pytest.raises(ValueError, match='asked.json is not what'): Run(copy)
 
-@pytest.mark.parametrize('name', ['config.json', 'environment.json', 'teacher.json', 'audit.json',
+@pytest.mark.parametrize('name', ['config.json', 'environment.json', 'teachers/seed-1/teacher.json', 'audit.json',
                                   'units/baseline/seed-0/unit.json'])
 def test_json_of_something_else_anywhere(copy, name):
     (copy/name).write_text('{}' if name == 'environment.json' else '[]')

@@ -2,7 +2,8 @@
 import numpy as np, pandas as pd, pytest
 from scipy.stats import binom, ttest_ind, ttest_rel
 
-from mmpkd.intervals import _resample, differences, two_level_bootstrap
+from mmpkd.intervals import _resample, auroc_by_image, differences, two_level_bootstrap
+from mmpkd.teachers import macro_auroc
 
 def images_of(seeds, patients=7, draw=0, nan=0., shift=0.):
     "Scores of one arm; patient k has k % 3 + 1 images"
@@ -132,3 +133,38 @@ def test_unequal_numbers_of_runs_are_slightly_liberal():
     "Three against twenty: more misses than 5 %, but not many more; ten against twenty: none too many"
     few, more = missed(3, 20, 1000, patients=10, draws=50, noise=.02), missed(10, 20, 300, patients=10, draws=50, noise=.02)
     assert binom.ppf(.995, 1000, .05) < few < .1*1000 and more <= binom.ppf(.995, 300, .05)
+
+
+# Prediction
+
+def predicted(n=40, blank=.2, draw=0):
+    "Labels of three classes, one of them all negative, and predictions with ties"
+    rng = np.random.default_rng(draw)
+    y = pd.DataFrame(rng.integers(0, 2, (n, 3)), columns=list('abc')).astype(float)
+    y = y.assign(c=0.).mask(rng.random(y.shape) < blank)
+    return y, pd.DataFrame(rng.integers(0, 6, y.shape)/6 + .1*y.fillna(0).to_numpy(), columns=list('abc'))
+
+@pytest.mark.parametrize('blank', [0., .4])
+def test_shares_of_an_auroc_add_up_to_it(blank):
+    y, p = predicted(blank=blank)
+    shares = auroc_by_image(y, p)
+    assert shares.mean() == pytest.approx(macro_auroc(y, p)) and shares.index.equals(y.index) and shares.name == 'auroc'
+
+def test_shares_by_hand():
+    "Each pair of a positive and a negative image, one after another"
+    y, p = predicted(blank=0.)
+    pos, neg = p.a[y.a == 1], p.a[y.a == 0]
+    wins = pd.DataFrame([[(v > w) + (v == w)/2 for w in neg] for v in pos], pos.index, neg.index)
+    A, N = wins.to_numpy().mean(), len(y)
+    hand = pd.concat([A + (wins.mean(axis=1) - A)*N/len(pos), A + (wins.mean() - A)*N/len(neg)]).loc[y.index]
+    np.testing.assert_allclose(auroc_by_image(y[['a']], p[['a']]), hand)
+
+def test_an_auroc_of_one_kind_of_label_has_no_shares():
+    y, p = predicted()
+    assert auroc_by_image(y[['c']], p[['c']]).isna().all()
+    with pytest.raises(ValueError, match='same order'): auroc_by_image(y, p.iloc[::-1])
+
+def test_an_image_without_a_label_moves_nothing():
+    y, p = predicted(blank=.4)
+    other = p.mask(y.isna(), .99)
+    np.testing.assert_array_equal(auroc_by_image(y, p), auroc_by_image(y, other))

@@ -128,6 +128,28 @@ def test_arms_that_differ_on_these_patients_only():
     assert false_alarms('mann_whitney', 10, uneven=.1)['says'] == 'exceeds'
 
 
+@pytest.mark.parametrize('test', ['interval for AUROC', 'claim and interval'])
+def test_what_else_a_verdict_uses_does_not_exceed_its_level(test):
+    found = false_alarms(test, 6, 300)
+    assert found['says'] != 'exceeds' and 0 < found['rate'], found
+
+@pytest.mark.parametrize('one_teacher', [True, False])
+@pytest.mark.parametrize('test', ['mann_whitney', 'sign_flip'])
+def test_only_a_teacher_for_each_seed_is_part_of_the_runs(test, one_teacher):
+    "The luck of one teacher looks like an effect of the arm"
+    found = false_alarms(test, 10, 1000, teacher=1., one_teacher=one_teacher)
+    assert found['says'] == ('exceeds' if one_teacher else 'holds') and (found['rate'] > .3) == one_teacher, found
+
+def test_no_interval_knows_of_other_teachers_either():
+    said = [false_alarms('two-way bootstrap', 6, 150, teacher=1., one_teacher=one)['says'] for one in (True, False)]
+    assert said[0] == 'exceeds' != said[1]
+
+def test_a_claim_with_its_interval_holds_for_other_patients():
+    "Where the arms suit patients differently, the claim alone does not"
+    claim, both = (false_alarms(test, 10, 100, uneven=.1) for test in ('compare_arms', 'claim and interval'))
+    assert claim['says'] == 'exceeds' and claim['rate'] > .2 and both['says'] != 'exceeds', (claim, both)
+
+
 # Its parts
 
 def test_band_is_the_binomial_one():
@@ -154,6 +176,16 @@ def test_draw_arms():
     iou = draw_arms(10, np.random.default_rng(0), shape='iou')
     assert iou.min() == 0 and iou.max() <= 1 and .05 < (iou == 0).mean() < .5 and iou.mean() > np.median(iou)
     with pytest.raises(ValueError, match='shape must be one of'): draw_arms(3, np.random.default_rng(0), shape='beta')
+
+def test_a_teacher_moves_the_first_arm():
+    "All of its runs by the same, or each by its own; by 0 on average"
+    plain = draw_arms(6, np.random.default_rng(0))
+    for one in (True, False):
+        moved = draw_arms(6, np.random.default_rng(0), teacher=2., one_teacher=one) - plain
+        assert np.allclose(moved[1], 0) and np.allclose(moved[0].std(axis=1), 0) and (moved[0, :, 0].std() < 1e-9) == one
+        luck = [(draw_arms(6, np.random.default_rng(s), teacher=2., one_teacher=one) - draw_arms(6, np.random.default_rng(s)))[0, 0, 0] for s in range(300)]
+        assert np.mean(luck) == pytest.approx(0, abs=.015) and np.std(luck) == pytest.approx(.06, rel=.15)
+    with pytest.raises(ValueError, match="goes with the shape 'normal', not with 'iou'"): draw_arms(3, np.random.default_rng(0), shape='iou', teacher=1.)
 
 def test_alarm_table_and_its_figure():
     table = alarm_table(['mann_whitney', 'sign_flip'], seeds=(3, 6), repetitions=10)

@@ -3,7 +3,7 @@ from itertools import combinations, product
 
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, strategies as st
-from scipy.stats import PermutationMethod, binom, binomtest, mannwhitneyu
+from scipy.stats import PermutationMethod, binom, binomtest, mannwhitneyu, t as student_t
 
 from mmpkd.statistics import (DIRECTIONS, SCORES, TITLES, attainable_level, attainable_p, cliffs_delta, compare_arms, delta_interval, holm, mann_whitney, metrics_of,
                               per_run, plus_minus, power, power_table, seeds_needed, sign_flip, summarize, vargha_delaney, verdict, with_intervals)
@@ -529,3 +529,17 @@ def test_one_teacher_is_said():
     c.attrs.pop('one_teacher')                                              # as an older version left it
     assert verdict(c) == without
     with pytest.raises(ValueError, match="one_teacher names .'b'."): compare_arms(scores, one_teacher=['b'])
+
+def test_intervals_of_a_family_hold_together():
+    "They are as wide as Bonferroni asks for, as the tests are corrected by Holm; prediction stands alone"
+    names = ('pixel_auroc', 'iou', 'auroc')
+    c = compare_arms(runs(baseline={m: five(.2) for m in names}, a={m: five(.5) for m in names}))
+    se, df = .1, 8.
+    t = pd.DataFrame([dict(arm='a', metric=m, lo=.3 - student_t.ppf(.975, df)*se, hi=.3 + student_t.ppf(.975, df)*se, se=se, df=df) for m in names])
+    held = with_intervals(c, t).set_index('metric')
+    assert held.together.tolist() == [2, 2, 1]
+    assert 0 < held.lo['auroc'] == pytest.approx(t.lo[2])
+    for m in names[:2]: assert (held.lo[m], held.hi[m]) == pytest.approx((.3 - student_t.ppf(1 - .0125, df)*se, .3 + student_t.ppf(1 - .0125, df)*se))
+    wide = with_intervals(c, t.assign(se=.115)).iloc[0]
+    said, ends = verdict(c, intervals=t.assign(se=.115))['a'], f'{wide.lo:.2g} to {wide.hi:.2g}'
+    assert wide.lo < 0 < t.lo[0] and f'contain zero ({ends} and {ends}; 95% for 2 tests together)' in said and said.count('zero') == 1

@@ -82,8 +82,9 @@ def test_no_choice_looks_at_test_images(chosen, phantom):
         tau = [pd.read_parquet(u/'scores.parquet').attrs['convention']['tau'] for u in (one, other)]
         assert tau[0] == tau[1] is not None
         assert len(pd.read_csv(one/'history.csv')) == a.config['epochs']                            # a setting; the last one is kept
-    for file in (a.folder/'soft_labels').iterdir(): equal(pd.read_parquet(file), pd.read_parquet(b.folder/'soft_labels'/file.name))
-    assert len(list((a.folder/'soft_labels').iterdir())) == len(ARMS) - 2 + 2                       # without two arms, with the logits of two kinds
+    mine, theirs = (r.folder/'teachers/seed-0/soft_labels' for r in chosen)
+    for file in mine.iterdir(): equal(pd.read_parquet(file), pd.read_parquet(theirs/file.name))
+    assert len(list(mine.iterdir())) == len(ARMS) - 2 + 2                       # without two arms, with the logits of two kinds
 
 def test_trivial_localizers_do_not_look_either(chosen, phantom):
     pixels = Pixels(next((chosen[0].folder/'pixels').glob('pixels-*')))
@@ -104,10 +105,10 @@ def test_the_test_scores_did_change(chosen):
 def test_the_choices_are_made_on_validation_images(chosen, phantom):
     "Computed again from these alone; on other labels, T would have been another"
     run, valid = chosen[0], phantom.split('valid')
-    z = image_logits(load_teacher(run.folder/'teacher'), valid)
+    z = image_logits(load_teacher(run.folder/'teachers/seed-0/teacher'), valid)
     assert run.teacher['T_valid'] == pytest.approx(best_temperature(z, valid.y()))
     assert best_temperature(z, 1 - valid.y()) != pytest.approx(run.teacher['T_valid'])
-    s = pd.read_parquet(run.folder/'soft_labels/logits_out-of-fold.parquet')
+    s = pd.read_parquet(run.folder/'teachers/seed-0/soft_labels/logits_out-of-fold.parquet')
     assert np.array_equal(run.soft_labels('out-of-fold'), soften(s, run.teacher['T_valid'])) and np.array_equal(run.soft_labels('out-of-fold lam=0.3 T=4'), soften(s, 4.))
     t = grid_table(run).query('lam > 0')
     p = {arm: macro_auroc(valid.y(), pd.read_parquet(run.unit(arm, 0)/'predictions.parquet').loc[valid.y().index]) for arm in t.index}
@@ -154,7 +155,7 @@ def test_each_score_has_a_front_of_its_own():
 def test_a_grid_on_disk(phantom, tiny, tmp_path):
     run = grid(phantom, tmp_path/'run', make_config(**tiny, T=7.), lams=(.25, .75), Ts=(1, 3), seeds=1, progress=False)
     assert run.arms == ['baseline', *[f'out-of-fold lam={l} T={T}' for l in (.25, .75) for T in (1, 3)]] and run.controls == []
-    z = pd.read_parquet(run.folder/'soft_labels/logits_out-of-fold.parquet')
+    z = pd.read_parquet(run.folder/'teachers/seed-0/soft_labels/logits_out-of-fold.parquet')
     for arm, T in ((run.arms[1], 1.), (run.arms[2], 3.)): assert np.array_equal(run.soft_labels(arm), soften(z, T))     # whatever T the settings have
     assert not np.array_equal(*(weights(run, run.arms[i])['head.weight'] for i in (1, 3)))          # λ is heard
     assert len(show_grid(run).get_legend().get_texts()) == 2 and [len(ax.texts) for ax in show_pareto(run).axes] == [5, 5]
@@ -273,7 +274,7 @@ def test_transfer_starts_from_the_given_students(moved, tiny_run):
             assert not any(np.allclose(body(moved, a, s), end, atol=1e-4) for a in moved.arms for s in range(2) if (a, s) != (f'from {arm}', seed))
 
 def test_transfer_needs_no_teacher(moved):
-    assert not (moved.folder/'teacher').exists() and not (moved.folder/'teacher.json').exists() and moved.teacher['auroc'] == {}
+    assert not list(moved.folder.rglob('teacher*')) and moved.teacher['auroc'] == {}
 
 def test_transfer_is_compared_with_the_baseline_of_the_other_data(moved):
     "Who never saw it is shown, and not tested"
