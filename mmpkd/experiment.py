@@ -58,6 +58,7 @@ def _start_digest(start):
 
 # %% ../nbs/40_experiment.ipynb #abaa43b6
 PAPER = dict( # Setting: its value where the paper states one, and what the paper says of it
+    teacher=(('bert', 'forest'), 'section 2: PubMedBERT on reports without the names of labels, a random forest on metadata'),
     arms=(('baseline', 'in-sample'), 'section 1: the frozen teacher answers for the images that it was trained on'),
     matched=('in-sample', 'section 1: the same soft labels, here for controls, which the paper has not'),
     seeds=(5, 'section 2: five runs with different random seeds'),
