@@ -89,7 +89,9 @@ def gradient_convention(
 def _kept_scores(run, name, key): # Those under the convention with this key; none if they were not kept
     path = run.folder/'conventions'/f'{name}.parquet'
     t = read_kept(path) if path.is_file() else pd.DataFrame(dict(key=[]))
-    return t[t.key == key] if (t.key == key).any() else None
+    t = t[t.key == key]
+    if 'label' in t and t.label.isna().all(): t = t.drop(columns='label')   # other conventions in the file have labels
+    return t if len(t) else None
 
 class UnderConvention(Run):
     "A finished run, scored under another convention; raises a `FileNotFoundError` where these scores were not kept"

@@ -520,3 +520,11 @@ def test_half_of_the_scores_are_none(tiny_run, tmp_path):
     run = Run(shutil.copytree(tiny_run.folder, tmp_path/'run'))
     (run.folder/'conventions'/'baseline_seed-0.parquet').unlink()
     assert under_gradient(run) is None and gradient_words(run) == []
+
+def test_scores_label_by_label_in_the_same_files_change_nothing(tiny_run, tmp_path):
+    run = Run(shutil.copytree(tiny_run.folder, tmp_path/'run'))
+    for f in (run.folder/'conventions').iterdir():
+        t = pd.read_parquet(f)
+        pd.concat([t, t.assign(key='each', label='Effusion')], ignore_index=True).to_parquet(f)
+    pd.testing.assert_frame_equal(under_gradient(run).intervals(), under_gradient(tiny_run).intervals())
+    assert gradient_words(run) == gradient_words(tiny_run)
