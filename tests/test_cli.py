@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import mmpkd
 from mmpkd.arms import ARMS
 from mmpkd.cli import app, console, main, print_columns, print_table, read_convention, read_jobs, table, tell
-from mmpkd.experiment import Run, make_config, run_experiment
+from mmpkd.experiment import Run, default_arms, make_config
 from mmpkd.localization import CONVENTIONS
 from mmpkd.localizers import CEILING, TRIVIAL
 from mmpkd.report import table1
@@ -138,7 +138,8 @@ def test_out_of_bag_is_no_default():
     "Its bootstrap is drawn by image, so it has to be named"
     named = {(*path, p.name): str(p.default) for path, command in commands() for p in command.params if p.name in ('arms', 'arm', 'matched')}
     assert ('run', 'busbra', 'matched') in named and ('grid', 'busbra', 'arm') in named and not any('out-of-bag' in d for d in named.values())
-    for f, name in ((make_config, 'matched'), (run_experiment, 'arms'), (training_logits, 'how'), (soft_labels, 'how')):
+    assert make_config()['matched'] == 'out-of-fold' and default_arms(make_config()) == ('baseline', 'out-of-fold')
+    for f, name in ((training_logits, 'how'), (soft_labels, 'how')):
         default = str(signature(f).parameters[name].default)
         assert 'out-of-fold' in default and 'out-of-bag' not in default, f
     assert 'by image' in ARMS['out-of-bag']

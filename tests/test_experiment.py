@@ -187,7 +187,7 @@ def test_the_preset_of_the_paper_fills_in_what_is_not_named():
 
 def test_a_run_of_the_preset_is_in_sample(phantom, tiny, tmp_path):
     run = run_experiment(phantom, tmp_path/'run', make_config(**tiny | dict(teacher='forest', preset='paper')), seeds=1, progress=False)
-    assert run.arms == ['baseline', 'in-sample'] and (run.folder/'soft_labels/in-sample.parquet').is_file()
+    assert run.arms == ['baseline', 'in-sample'] and (run.folder/'teachers/seed-0/soft_labels/in-sample.parquet').is_file()
 
 def test_a_choice_that_cannot_be_taken(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match='none in mmpkd-grid-busbra: `mmpkd grid busbra --out mmpkd-grid-busbra`'): make_config(**tiny, lam='valid', data=dict(source='busbra'))
@@ -324,7 +324,7 @@ def test_the_same_data_in_another_place_are_the_same(copy, study, tiny, tiny_run
 
 def test_the_same_checkpoint_in_another_place_is_the_same(phantom, tiny, tmp_path):
     (tmp_path/'run').mkdir()
-    for name in ('a.pth', 'b.pth'): (tmp_path/name).write_bytes(b'not a checkpoint, but the same')
+    for name in ('a.pth', 'b.pth'): torch.save(dict(alien=torch.zeros(1)), tmp_path/name)
     (tmp_path/'run/config.json').write_text(json.dumps(make_config(**tiny | dict(weights=str(tmp_path/'a.pth')))))
     with pytest.raises(ValueError, match='b.pth does not fit'): go_on(phantom, tmp_path/'run', tiny | dict(weights=str(tmp_path/'b.pth')))
 
@@ -427,13 +427,13 @@ def test_the_teacher_is_measured_on_images_as_its_students_are(phantom, tiny, tm
 
 def test_a_folder_of_an_older_version_does_not_say_of_what_its_teacher_was_measured(copy, phantom, tiny):
     "It is read, and measured again when an arm is added"
-    file = copy/'teacher.json'
-    now = json.loads(file.read_text())
-    file.write_text(json.dumps({k: v for k, v in now.items() if k != 'per'}))
+    files = [copy/f'teachers/seed-{seed}/teacher.json' for seed in range(2)]
+    now = [json.loads(f.read_text()) for f in files]
+    for f, t in zip(files, now): f.write_text(json.dumps({k: v for k, v in t.items() if k != 'per'}))
     old = Run(copy)
-    assert old.teacher['per'] is None and 'older version' in teacher_note(old) and old.teacher['auroc']['test'] == now['auroc']['test']
-    run = go_on(phantom, copy, tiny, arms=('baseline', 'out-of-fold', 'in-sample'), seeds=1)
-    assert json.loads(file.read_text()) == now and run.teacher['per'] == 'image' and 'older' not in teacher_note(run)
+    assert old.teacher['per'] is None and 'older version' in teacher_note(old) and old.teacher['auroc']['test'] == np.mean([t['auroc']['test'] for t in now])
+    run = go_on(phantom, copy, tiny, arms=('baseline', 'out-of-fold', 'in-sample'), seeds=2)
+    assert [json.loads(f.read_text()) for f in files] == now and run.teacher['per'] == 'image' and 'older' not in teacher_note(run)
 
 def test_labels_taught_are_measured(each):
     "Per arm, mean over the teachers; the AUROC of each way of asking is that of its labels"

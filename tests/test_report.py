@@ -135,6 +135,7 @@ class Invented(Run):
     folder, localizes = Path('invented'), True
     def __init__(self, shift, seeds=8, arms=('baseline', 'out-of-fold')):
         self.shift, self.seeds, self.arms, self.asked = shift, seeds, list(arms), dict(cohort='mine')
+        self.teacher_seeds = list(range(seeds))
         self.config = dict(teacher='bow', convention=Convention().to_dict())
     audit = None
     def labels(self, split): return pd.DataFrame(0, range(100), ['a'])
@@ -211,7 +212,7 @@ def test_a_score_that_a_run_has_not_is_a_dash(tiny_run, twin):
     run = twin('blind', convention=dict(layer=0))                            # nothing is measured there, so nothing differs
     for f in [*run.folder.rglob('scores.parquet'), run.folder/'trivial.parquet']: f.unlink()
     t = joined_table([tiny_run, Run(run.folder)])
-    assert set(t.loc['blind', 'IoU']) == {'–'} and t.loc[('blind', 'Baseline'), 'AUROC'] == t.loc[('phantom', 'Baseline'), 'AUROC'] and len(t.loc['blind']) == 2
+    assert set(t.loc['blind', 'IoU']) == {'–'} and t.loc[('blind', 'Baseline'), 'AUROC'] == t.loc[('phantom', 'Baseline'), 'AUROC'] and len(t.loc['blind']) == 4                  # two arms, and an ensemble of each
     assert 'blind: 2 seeds; ' in joined_note([tiny_run, Run(run.folder)]) and 'nothing is localized' in joined_note([tiny_run, Run(run.folder)])
 
 
@@ -253,8 +254,10 @@ def test_all_signs_stand_in_the_report(tiny_run):
 
 def test_a_useless_teacher_does_not_reach_the_report_without_a_word(tiny_run, phantom, tmp_path):
     run = Run(shutil.copytree(tiny_run.folder, tmp_path/'run'))
-    teacher = json.loads((run.folder/'teacher.json').read_text())
-    (run.folder/'teacher.json').write_text(json.dumps(teacher | dict(auroc=teacher['auroc'] | dict(valid=.1234))))
+    for seed in range(2):
+        file = run.folder/f'teachers/seed-{seed}/teacher.json'
+        teacher = json.loads(file.read_text())
+        file.write_text(json.dumps(teacher | dict(auroc=teacher['auroc'] | dict(valid=.1234))))
     page = html.unescape(write_report(run, phantom).read_text())
     assert 'The AUROC of the teacher on validation images, 0.123, is below that of the image-only baseline' in page.partition('Failure signatures')[0]
 

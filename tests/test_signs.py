@@ -209,9 +209,11 @@ def test_signs_need_no_data(tiny_run, phantom, copy):
     assert failure_signs(copy).set_index('sign').found['nothing about place'] == 'yes'
 
 def test_a_useless_teacher_is_found(copy):
-    (about := copy.folder/'teacher.json').write_text(json.dumps(json.loads((copy.folder/'teacher.json').read_text()) | dict(auroc=dict(valid=.2))))
-    assert failure_signs(copy).found[0] == 'yes' and about.is_file()
-    about.write_text(json.dumps(dict(auroc=dict(valid=1.), T_valid=None)))
+    files = [copy.folder/f'teachers/seed-{seed}/teacher.json' for seed in range(2)]
+    assert all(f.is_file() for f in files)
+    for f in files: f.write_text(json.dumps(dict(auroc=dict(valid=.2), T_valid=None)))
+    assert failure_signs(copy).found[0] == 'yes'
+    for f in files: f.write_text(json.dumps(dict(auroc=dict(valid=1.), T_valid=None)))
     assert failure_signs(copy).found[0] == 'no'
 
 def test_signs_without_a_teacher_and_with_one_seed(phantom, tiny, tmp_path):
