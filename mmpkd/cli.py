@@ -548,8 +548,9 @@ def transfer(
     "Students of another run go on training here, without a teacher"
     from mmpkd.experiment import Run
     from mmpkd.report import write_report, write_study
-    from mmpkd.studies import show_transfer, transfer, transfer_table
-    source, cohort = Run(start), load()
+    from mmpkd.studies import show_transfer, transfer, transfer_table, without_known
+    source = Run(start)
+    cohort = without_known(source, load(), known)                    # the report is about the same images
     same = config(cohort, teacher=source.config['teacher'], teacher_per_seed=bool(source.config.get('teacher_per_seed')))
     run = transfer(source, cohort, out, same, seeds, known, n_jobs=jobs, skip_unreadable=skip_unreadable,
                    ignore_audit=ignore_audit, before=before_training(out))
@@ -680,7 +681,7 @@ def table_of_runs(
 def score(
     folder:Annotated[Path, typer.Argument(help='A finished run folder.')],
     rois:Annotated[Path, typer.Option(help='Table with one row per region: image_id, label, and a box in original pixels, optionally a mask; or a COCO file.')],
-    name:Annotated[str|None, typer.Option(help='What to call these regions; by default the name of the file.')]=None,
+    name:Annotated[str|None, typer.Option(help='Name of these regions in the run folder; by default that of the file.')]=None,
     image_id:Annotated[str, typer.Option(help='Column of the table with the name of the image.')]='image_id',
     box_label:Annotated[str, typer.Option(help='Column of the table with the class; it may be missing if the run has one label.')]='label',
     root:Annotated[Path|None, typer.Option(help='Folder that mask paths are relative to; by default that of the table.')]=None,

@@ -128,11 +128,13 @@ def test_a_run_says_how_good_the_labels_are_that_were_taught(ultrasound):
     "The AUROC of the teacher out of fold beside those in-sample and on other images, and the calibration of the labels"
     out, said = ultrasound
     run, said = Run(out), ' '.join(said.split())
-    y, s = run.labels('train'), run.soft_labels('out-of-fold')
-    auroc, errors = macro_auroc(y, s), calibration(y, s)[['log loss', 'Brier', 'ECE']].mean()
-    assert f'{auroc:.3f} out-of-fold' in said.partition('Teacher AUROC: ')[2].partition('Labels taught')[0]
+    y, taught = run.labels('train'), [run.soft_labels('out-of-fold', seed) for seed in run.teacher_seeds]
+    auroc = np.mean([macro_auroc(y, s) for s in taught])
+    errors = pd.concat([calibration(y, s)[['log loss', 'Brier', 'ECE']].mean() for s in taught], axis=1).mean(axis=1)
+    assert f'{auroc:.3f} out-of-fold' in said.partition('Teacher AUROC, mean of 2 teachers: ')[2].partition('Labels taught')[0]
     told = said.partition('Labels taught, out-of-fold: ')[2]
-    assert told.startswith(f"AUROC {auroc:.3f}, mean |s - y| {gap(y, s):.3f}, log loss {errors['log loss']:.3f}, Brier {errors.Brier:.3f}, ECE {errors.ECE:.3f}")
+    assert told.startswith(f"AUROC {auroc:.3f}, mean |s - y| {np.mean([gap(y, s) for s in taught]):.3f}, log loss {errors['log loss']:.3f}, "
+                           f"Brier {errors.Brier:.3f}, ECE {errors.ECE:.3f}")
 
 def test_out_of_bag_is_no_default():
     "Its bootstrap is drawn by image, so it has to be named"
@@ -351,7 +353,7 @@ def busbra_call(busbra, tmp_path, **options):
     (dict(convention='cut=otsu'), "--convention knows no 'cut'; its fields are method, layer, heads"), (dict(convention='otsu'), "knows no 'otsu'"), (dict(convention='rule=median'), 'rule must be one of'), (dict(convention='layer=last'), 'layer must be'),
     (dict(convention='rule=otsu tau=.3'), "tau does nothing under the rule 'otsu'"),
     (dict(convention='tau=half'), "tau must be a number, not 'half'"), (dict(convention='tau'), 'tau must be a number'), (dict(convention='min_area=small'), "min_area must be a number, not 'small'"), (dict(convention='tau=2'), 'tau must be'),
-    (dict(convention='layer=12'), 'layer'), (dict(convention='heads=3'), 'heads'), (dict(arms='baseline,from baseline'), 'needs `start`'), (dict(teacher='boosting', arms='all'), "'boosting' has no out-of-bag predictions"),
+    (dict(convention='layer=12'), 'layer'), (dict(convention='heads=3'), 'heads'), (dict(arms='baseline,from baseline'), 'needs `start`'), (dict(teacher='boosting', arms='all', matched='out-of-bag'), "'boosting' has no out-of-bag predictions"),
     (dict(size=0), 'size must be'), (dict(epochs=-1), 'epochs must be'), (dict(bs=0), 'bs must be'), (dict(lr=0), 'lr must be'), (dict(tau=2), 'tau must be'), (dict(precision='fp8'), "not 'fp8'"),
     ({'test-fold': 4}, 'two different folds'), ({'test-fold': 9}, 'two different folds')], ids=str)
 def test_errors_are_one_line(capsys, monkeypatch, busbra, tmp_path, options, message):

@@ -132,7 +132,7 @@ def test_written_tables_are_the_table(tiny_run):
 
 class Invented(Run):
     "A run of which only the numbers exist; each arm is better than the one before by `shift` standard deviations. What is made of them is as in any other run"
-    folder, localizes = Path('invented'), True
+    folder, localizes, one_teacher = Path('invented'), True, ()
     def __init__(self, shift, seeds=8, arms=('baseline', 'out-of-fold')):
         self.shift, self.seeds, self.arms, self.asked = shift, seeds, list(arms), dict(cohort='mine')
         self.teacher_seeds = list(range(seeds))
