@@ -22,7 +22,7 @@ from mmpkd.report import (METRICS, MORE_METRICS, _peaks_in_nothing, caveats, cho
                           ranked_images, report_html, soft_label_table, table1, table_note, to_markdown, under_gradient, write_joined, write_report)
 from mmpkd.signs import failure_signs
 from mmpkd.soft_labels import calibration, gap
-from mmpkd.statistics import TITLES
+from mmpkd.statistics import TITLES, verdict
 from mmpkd.student import Student
 from mmpkd.studies import transfer
 from mmpkd.teachers import macro_auroc
@@ -161,7 +161,7 @@ def test_controls_have_stars_of_their_own():
     run = Invented(9, arms=('baseline', 'out-of-fold', 'shuffled'))
     t = table1(run)
     assert run.controls == ['shuffled'] and t.loc[['MMPKD (out-of-fold)', 'Control: shuffled within class'], 'IoU'].str.endswith('**').all()
-    assert 'improves, but so do shuffled soft labels' in run.verdicts()['out-of-fold']
+    assert 'improves, but so do shuffled soft labels' in verdict(run.comparison())['out-of-fold']
 
 def test_stars_need_enough_seeds(): assert not table1(Invented(9, seeds=3)).map(lambda v: '*' in v or '†' in v).to_numpy().any()
 
