@@ -253,7 +253,7 @@ def test_shares_on_disk(phantom, tiny, tiny_run, tmp_path):
     axs = show_quality(run).axes
     for ax, m in zip(axs, ('auroc', 'pixel_auroc')):
         x, v = ax.lines[0].get_data()
-        assert sorted(x) == sorted(t.teacher.dropna()) and sorted(v) == sorted(t[m][1:])            # one seed has points, too
+        assert sorted(x) == sorted(t.teacher.dropna()) and sorted(v) == sorted(t[m].iloc[1:])            # one seed has points, too
 
 
 # Another data set
