@@ -3,7 +3,7 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(interpolation=None)
@@ -23,7 +23,8 @@ setup(
     license=settings['license'],
     keywords=settings['keywords'],
     classifiers=lines('classifiers'),
-    packages=[name],
+    packages=find_packages(include=[name, f'{name}.*']),
+    package_data={name: ['py.typed', '*.pyi']},
     install_requires=lines('requirements'),
     extras_require={key.removesuffix('_requirements'): lines(key) for key in settings if key.endswith('_requirements')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f'{name} = {name}._modidx:d']})

@@ -4,6 +4,7 @@ from configparser import ConfigParser
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import tomllib
@@ -129,3 +130,17 @@ def test_metadata_that_pip_reads(tmp_path):
     entry_points.read(info/'entry_points.txt')
     assert dict(entry_points['console_scripts']) == {'mmpkd': 'mmpkd.cli:main'}
     assert dict(entry_points['nbdev']) == {'mmpkd': 'mmpkd._modidx:d'}
+
+
+BUILD = 'import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))'
+
+
+def test_wheel_holds_every_module_and_its_types(tmp_path):
+    for name in ['pyproject.toml', 'settings.ini', 'setup.py', 'README.md', 'LICENSE']: shutil.copy(ROOT/name, tmp_path)
+    shutil.copytree(ROOT/'mmpkd', tmp_path/'mmpkd', ignore=shutil.ignore_patterns('__pycache__'))
+    run = subprocess.run([sys.executable, '-c', BUILD, 'dist'], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    with ZipFile(next((tmp_path/'dist').glob('*.whl'))) as wheel: packed = set(wheel.namelist())
+    kinds = ('*.py', '*.pyi', 'py.typed')
+    ours = {p.relative_to(ROOT).as_posix() for kind in kinds for p in (ROOT/'mmpkd').rglob(kind)}
+    assert {name for name in packed if '.dist-info/' not in name} == ours
