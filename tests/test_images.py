@@ -1,4 +1,4 @@
-"Corner cases of mmpkd.images: the way back for thousands of shapes, files of every kind, a cache that breaks off"
+"Corner cases of mmpkd.image_files and mmpkd.images: files of every kind, the way back, a cache that breaks off"
 import io, os, re, struct, subprocess, sys, zlib
 from pathlib import Path
 
@@ -16,12 +16,11 @@ from pydicom.sequence import Sequence
 from pydicom.uid import (DeflatedExplicitVRLittleEndian, DigitalXRayImageStorageForPresentation, ExplicitVRBigEndian, ExplicitVRLittleEndian,
                          ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, MPEG2MPML, RLELossless)
 
-from mmpkd import images
+from mmpkd import image_files, images
 from mmpkd.cohort import BOX, Cohort
-from mmpkd.images import (PERCENTILES, PICTURE_REPAIRS, Geometry, Pixels, cache_pixels, check_regions, clip_regions,
-    is_dicom, mask_box, mask_rois,
-                          picture_digest, read_dicom, read_image, read_mask, read_noted, resize_mask, to_uint8,
-                              unreadable)
+from mmpkd.image_files import (PERCENTILES, PICTURE_REPAIRS, is_dicom, mask_box, mask_rois, read_dicom, read_image,
+                               read_mask, read_noted, resize_mask, to_uint8)
+from mmpkd.images import (Geometry, Pixels, cache_pixels, check_regions, clip_regions, picture_digest, unreadable)
 
 matplotlib.use('Agg')
 
@@ -1293,16 +1292,16 @@ def test_frames_with_an_extended_offset_table(tmp_path):
 
 def test_gdcm_is_asked_where_it_is_alone():
     uids = JPEG2000Lossless, JPEGBaseline8Bit, pydicom.uid.JPEGLSLossless, ExplicitVRLittleEndian, RLELossless
-    found = [images._decoders(u) for u in uids]
+    found = [image_files._decoders(u) for u in uids]
     assert all('gdcm' not in d or d == ['gdcm'] for d in found) and all(found)
 
 def test_a_decoder_that_panics(tmp_path, monkeypatch): # one written in Rust raises no Exception
     class PanicException(BaseException): "As its binding names it"
     def panic(*a, **k): raise PanicException('index out of bounds')
-    monkeypatch.setattr(images, 'pixel_array', panic)
+    monkeypatch.setattr(image_files, 'pixel_array', panic)
     with pytest.raises(ValueError, match='damaged pixels'): read_image(save_dicom(tmp_path/'a.dcm', detector))
     def stop(*a, **k): raise KeyboardInterrupt
-    monkeypatch.setattr(images, 'pixel_array', stop)
+    monkeypatch.setattr(image_files, 'pixel_array', stop)
     with pytest.raises(KeyboardInterrupt): read_image(tmp_path/'a.dcm')
 
 @pytest.mark.parametrize('shape,extra,counted', [((20, 28), 0, False), ((20, 28), 2, True), ((20, 28), 500, True),
@@ -1362,7 +1361,7 @@ def test_a_picture_is_shown_upright(tmp_path, turned, suffix):
         **dict(quality=95) if suffix == 'jpg' else dict(lossless=True) if suffix == 'webp' else {})
     x, notes = read_noted(f)
     assert x.shape == shown.shape and np.abs(x.astype(int) - shown).max() <= (6 if suffix == 'jpg' else 0)
-    assert notes == ['turned by its EXIF orientation']*(turned > 1) and images._size(f) == shown.shape
+    assert notes == ['turned by its EXIF orientation']*(turned > 1) and image_files._size(f) == shown.shape
 
 @pytest.mark.parametrize('turned', range(1, 9))
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
@@ -1390,7 +1389,7 @@ def test_an_orientation_behind_the_pixels(tmp_path):                         # w
     (tmp_path/'a.png').write_bytes(data[:-12] + chunk(b'eXIf', note) + data[-12:])
     x, notes = read_noted(tmp_path/'a.png')
     np.testing.assert_array_equal(x, shown)
-    assert notes == ['turned by its EXIF orientation'] and images._size(tmp_path/'a.png') == shown.shape
+    assert notes == ['turned by its EXIF orientation'] and image_files._size(tmp_path/'a.png') == shown.shape
 
 @pytest.mark.parametrize('turned', [0, 9, 77])
 def test_a_senseless_orientation_costs_itself(tmp_path, turned):
@@ -1665,10 +1664,10 @@ def test_a_view_by_a_table_that_shows_nothing_gives_way(tmp_path):
 @pytest.mark.parametrize('syntax', [pydicom.uid.JPEGExtended12Bit, pydicom.uid.JPEGLossless,
     pydicom.uid.JPEGLosslessSV1, pydicom.uid.JPEGLSLossless])
 def test_a_missing_decoder_is_named_with_its_extra(tmp_path, monkeypatch, syntax):
-    decoder, real = images.get_decoder(syntax), images.get_decoder
+    decoder, real = image_files.get_decoder(syntax), image_files.get_decoder
     class Without:
         is_available, missing_dependencies = False, ['pylibjpeg - requires pylibjpeg>=2.0 and pylibjpeg-libjpeg>=2.1']
-    monkeypatch.setattr(images, 'get_decoder', lambda uid: Without if uid == syntax else real(uid))
+    monkeypatch.setattr(image_files, 'get_decoder', lambda uid: Without if uid == syntax else real(uid))
     f = jpeg_dicom(tmp_path/'a.dcm', jpeg(shown), bits=12, syntax=syntax, shape=shown.shape)
     with pytest.raises(ValueError) as e: read_image(f)
     assert str(e.value) == f'cannot read the image a.dcm: {GPL.format(syntax.name)}' and decoder.UID == syntax
@@ -1679,8 +1678,8 @@ def test_12_bits_that_the_free_decoders_refuse_are_not_damage(tmp_path, monkeypa
         is_available, missing_dependencies = True, ['pylibjpeg - requires pylibjpeg>=2.0 and pylibjpeg-libjpeg>=2.1']
     def refuse(*a, **k):
         raise RuntimeError("pillow: Pillow does not support 'JPEG Extended' for samples with 12-bit precision")
-    monkeypatch.setattr(images, 'get_decoder', lambda uid: Free)
-    monkeypatch.setattr(images, 'pixel_array', refuse)
+    monkeypatch.setattr(image_files, 'get_decoder', lambda uid: Free)
+    monkeypatch.setattr(image_files, 'pixel_array', refuse)
     f = jpeg_dicom(tmp_path/'a.dcm', jpeg(shown), bits=12, syntax=pydicom.uid.JPEGExtended12Bit, shape=shown.shape)
     with pytest.raises(ValueError, match=r"no decoder for .* JPEG Extended .*pip install 'mmpkd\[gpl\]' brings one"):
         read_image(f)
@@ -1777,7 +1776,7 @@ def test_what_lies_over_a_picture_is_counted(tmp_path):
 
 def test_every_repair_has_its_place_in_the_cache():
     assert len(set(PICTURE_REPAIRS)) == len(PICTURE_REPAIRS) < 64
-    assert images._kinds(images._bits(PICTURE_REPAIRS)) == [*PICTURE_REPAIRS]
+    assert image_files._kinds(image_files._bits(PICTURE_REPAIRS)) == [*PICTURE_REPAIRS]
 
 
 # The cache
