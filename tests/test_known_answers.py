@@ -4,7 +4,8 @@ import torch
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
-from mmpkd.known_answers import (CASES, PRINTED, SHAPES, TESTS, alarm_table, band, coverage, draw_arms, draw_case, false_alarms,
+from mmpkd.known_answers import (CASES, PRINTED, SHAPES, TESTS, alarm_table, band, coverage, draw_arms, draw_case,
+                                 false_alarms,
                                  fit_soft, lopez_paz, lopez_paz_runs, lopez_paz_table, planted_effect, right_level, run_sd, show_alarms, show_cases)
 from mmpkd.intervals import two_level_bootstrap
 from mmpkd.losses import distillation_loss
@@ -78,7 +79,8 @@ def test_fit_soft_minimises_equation_1():
     for lam in (0., .4, 1.):
         student = fit_soft(x, (1-lam)*y + lam*s, C=2.)
         w, b = (torch.tensor(v, requires_grad=True) for v in (student.coef_.T, student.intercept_))
-        loss = 150*distillation_loss(torch.tensor(x) @ w + b, torch.tensor(1.*y[:, None]), torch.tensor(s[:, None]), lam) + (w**2).sum()/(2*2.)
+        loss = 150*distillation_loss(torch.tensor(x) @ w + b, torch.tensor(1.*y[:, None]), torch.tensor(s[:, None]),
+                                     lam) + (w**2).sum()/(2*2.)
         loss.backward()
         assert w.grad.abs().max() < .02 and b.grad.abs().max() < .02
 
@@ -89,7 +91,8 @@ def test_fit_soft_on_hard_labels_is_plain_logistic_regression():
 
 def test_lopez_paz_is_reproducible_and_lam_0_is_the_regular_student():
     one = lopez_paz(1, 7, controls=['class-mean'], n_test=500)
-    assert one == lopez_paz(1, 7, controls=['class-mean'], n_test=500) != lopez_paz(1, 8, controls=['class-mean'], n_test=500)
+    assert one == lopez_paz(1, 7, controls=['class-mean'],
+                            n_test=500) != lopez_paz(1, 8, controls=['class-mean'], n_test=500)
     assert list(one) == ['privileged', 'regular', 'distilled', 'class-mean']
     none = lopez_paz(1, 7, lam=0., n_test=500)
     assert none['regular'] == none['distilled'] == one['regular']
@@ -182,14 +185,18 @@ def test_a_teacher_moves_the_first_arm():
     plain = draw_arms(6, np.random.default_rng(0))
     for one in (True, False):
         moved = draw_arms(6, np.random.default_rng(0), teacher=2., one_teacher=one) - plain
-        assert np.allclose(moved[1], 0) and np.allclose(moved[0].std(axis=1), 0) and (moved[0, :, 0].std() < 1e-9) == one
-        luck = [(draw_arms(6, np.random.default_rng(s), teacher=2., one_teacher=one) - draw_arms(6, np.random.default_rng(s)))[0, 0, 0] for s in range(300)]
+        assert np.allclose(moved[1], 0) and np.allclose(moved[0].std(axis=1), 0)
+        assert (moved[0, :, 0].std() < 1e-9) == one
+        luck = [(draw_arms(6, np.random.default_rng(s), teacher=2.,
+                           one_teacher=one) - draw_arms(6, np.random.default_rng(s)))[0, 0, 0] for s in range(300)]
         assert np.mean(luck) == pytest.approx(0, abs=.015) and np.std(luck) == pytest.approx(.06, rel=.15)
-    with pytest.raises(ValueError, match="goes with the shape 'normal', not with 'iou'"): draw_arms(3, np.random.default_rng(0), shape='iou', teacher=1.)
+    with pytest.raises(ValueError, match="goes with the shape 'normal', not with 'iou'"):
+        draw_arms(3, np.random.default_rng(0), shape='iou', teacher=1.)
 
 def test_alarm_table_and_its_figure():
     table = alarm_table(['mann_whitney', 'sign_flip'], seeds=(3, 6), repetitions=10)
-    assert list(table.test) == ['mann_whitney']*2 + ['sign_flip']*2 and list(table.n) == [3, 6]*2 and (table.repetitions == 40).all()
+    assert list(table.test) == ['mann_whitney']*2 + ['sign_flip']*2 and list(table.n) == [3, 6]*2
+    assert (table.repetitions == 40).all()
     ax = show_alarms(table)
     assert [t.get_text() for t in ax.get_xticklabels()] == ['mann_whitney', 'sign_flip']
     assert [t.get_text() for t in ax.get_xticklabels(minor=True)] == ['3', '6']*2
@@ -210,7 +217,8 @@ def test_false_alarms_are_reproducible():
 def test_the_interval_is_that_of_per_image_tables():
     "`TESTS` shapes arrays into tables; the interval must be that of the tables themselves"
     scores = draw_arms(3, np.random.default_rng(5), effect=.1, patients=8, images=2)
-    tables = [pd.DataFrame([dict(seed=s, patient_id=i//2, image_id=i, score=v[s, i]) for s in range(3) for i in range(16)]) for v in scores]
+    tables = [pd.DataFrame([dict(seed=s, patient_id=i//2, image_id=i, score=v[s, i]) for s in range(3)
+                            for i in range(16)]) for v in scores]
     found = two_level_bootstrap(*tables, 'score', draws=400)
     assert TESTS['two-way bootstrap'](lambda images: scores, .05) == (not found['lo'] <= 0 <= found['hi'])
 

@@ -42,12 +42,14 @@ def test_it_is_one_loss_against_the_mixture(seed, lam, task):
     z, y, s = batch(seed, task)
     twin = one_loss(z, (1-lam)*y + lam*s, task)
     torch.testing.assert_close(distillation_loss(z, y, s, lam, task), twin, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradient(distillation_loss(z, y, s, lam, task), z), gradient(twin, z), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradient(distillation_loss(z, y, s, lam, task), z), gradient(twin, z), rtol=1e-10,
+                               atol=1e-12)
 
 @given(seeds, lams, tasks)
 def test_it_is_one_loss_in_single_precision(seed, lam, task):
     z, y, s = (t.float() for t in batch(seed, task))
-    torch.testing.assert_close(distillation_loss(z, y, s, lam, task), one_loss(z, (1-lam)*y + lam*s, task), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(distillation_loss(z, y, s, lam, task), one_loss(z, (1-lam)*y + lam*s, task), rtol=1e-5,
+                               atol=1e-6)
 
 @given(seeds, lams, tasks)
 def test_with_blanks_and_missing_teachers(seed, lam, task):
@@ -81,7 +83,8 @@ def test_lambda_zero_to_the_bit(seed, task):
 @given(seeds, lams, tasks)
 def test_soft_labels_that_repeat_the_hard_ones_change_nothing(seed, lam, task):
     z, y, _ = batch(seed, task, blanks=.2)
-    torch.testing.assert_close(distillation_loss(z, y, y.clone(), lam, task), distillation_loss(z, y, y, 0., task), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(distillation_loss(z, y, y.clone(), lam, task), distillation_loss(z, y, y, 0., task),
+                               rtol=1e-12, atol=1e-12)
 
 @given(seeds, tasks)
 def test_linear_in_lambda(seed, task):
@@ -116,14 +119,17 @@ def test_extreme_logits(task, lam):
 def test_a_multiclass_row_with_one_blank_is_left_out():
     z, y = torch.randn(2, 3), tensor([[1., 0., 0.], [0., nan, 1.]])
     torch.testing.assert_close(cross_entropy(z, y, 'multiclass'), -z[:1].log_softmax(1)[:, 0])
-    torch.testing.assert_close(distillation_loss(z, y, torch.full((2, 3), 1/3), 0., 'multiclass'), -z[0].log_softmax(0)[0])
+    torch.testing.assert_close(distillation_loss(z, y, torch.full((2, 3), 1/3), 0., 'multiclass'),
+                               -z[0].log_softmax(0)[0])
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
 def test_soft_labels_of_another_precision(dtype):
     z, y = torch.randn(4, 2, requires_grad=True), tensor([[0., 1.]]*4)
     loss = distillation_loss(z, y, torch.full((4, 2), .25, dtype=dtype), .5)
     loss.backward()
-    torch.testing.assert_close(loss.float(), distillation_loss(z, y, torch.full((4, 2), .25), .5)); assert z.grad.dtype == torch.float32
+    torch.testing.assert_close(loss.float(),
+                               distillation_loss(z, y, torch.full((4, 2), .25),
+                                                 .5)); assert z.grad.dtype == torch.float32
 
 
 # The loss object
@@ -157,7 +163,8 @@ def test_half_precision_logits_are_widened():
 def test_activation_and_decodes():
     z = tensor([[2., -1., .5]])
     many, one = DistillationLoss(), DistillationLoss(task='multiclass')
-    assert many.decodes(many.activation(z)).tolist() == [[True, False, True]] and one.decodes(one.activation(z)).tolist() == [0]
+    assert many.decodes(many.activation(z)).tolist() == [[True, False, True]]
+    assert one.decodes(one.activation(z)).tolist() == [0]
     assert one.activation(z).sum() == pytest.approx(1) and not list(one.parameters()) and not one.state_dict()
 
 
@@ -173,7 +180,8 @@ def learner(lam=.5, seed=0, cbs=(), loss=None, soft=True, blanks=False, metrics=
     data = list(zip(x, y, teacher(x))) if soft else list(zip(x, y))
     dls = DataLoaders(DataLoader(data[:24], bs=8, shuffle=True), DataLoader(data[24:], bs=8))
     dls.n_inp = 1
-    return Learner(dls, nn.Linear(4, 2), loss or DistillationLoss(lam), opt_func=SGD, lr=.1, metrics=metrics, cbs=[SoftLabels()]*soft + list(cbs))
+    return Learner(dls, nn.Linear(4, 2), loss or DistillationLoss(lam), opt_func=SGD, lr=.1, metrics=metrics,
+                   cbs=[SoftLabels()]*soft + list(cbs))
 
 def fit(learn, epochs=2):
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs)
@@ -190,15 +198,19 @@ def test_the_teacher_is_heard_in_training_only():
         def after_loss(self):
             assert len(self.yb) == 1 and self.yb[0].shape == (8, 2)
             soft = self.learn.loss_func.soft
-            if self.training: assert torch.equal(soft, teacher(self.xb[0])); assert torch.equal(self.loss_grad, distillation_loss(self.pred, self.yb[0], soft, .5))
-            else: assert soft is None and torch.equal(self.loss, F.binary_cross_entropy_with_logits(self.pred, self.yb[0]))
+            if self.training:
+                assert torch.equal(soft, teacher(self.xb[0])); assert torch.equal(self.loss_grad, distillation_loss(self.pred, self.yb[0], soft, .5))
+            else:
+                assert soft is None
+                assert torch.equal(self.loss, F.binary_cross_entropy_with_logits(self.pred, self.yb[0]))
     learn = fit(learner(loss=Listen(.5), cbs=[Check()]))
     assert [s is not None for _, s in heard] == ([True]*3 + [False]*2)*2
     assert learn.loss_func.soft is None                                     # nobody stays to listen
 
 @pytest.mark.parametrize('blanks', [False, True])
 def test_lambda_zero_trains_the_baseline_to_the_bit(blanks):
-    a = fit(learner(0., blanks=blanks)); b = fit(learner(0., blanks=blanks, soft=False)); c = fit(learner(.5, blanks=blanks))
+    a = fit(learner(0., blanks=blanks)); b = fit(learner(0., blanks=blanks,
+                                                         soft=False)); c = fit(learner(.5, blanks=blanks))
     assert torch.equal(a.model.weight, b.model.weight) and not torch.equal(a.model.weight, c.model.weight)
     assert a.recorder.values == b.recorder.values and a.model.weight.isfinite().all()
 
@@ -217,7 +229,8 @@ def test_metrics_and_predictions_are_ordinary():
     x = torch.stack([r[0] for r in learn.dls.valid.dataset])
     torch.testing.assert_close(p, learn.model(x).sigmoid().detach()); assert y.shape == (16, 2)
     p, y, loss = predictions(learn, with_loss=True)
-    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(learn.model(x), y, reduction='none').mean(1).detach())
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(learn.model(x), y,
+                                                                        reduction='none').mean(1).detach())
 
 def test_predictions_of_images_without_any_label():
     learn = fit(learner())
@@ -284,7 +297,8 @@ def test_a_silent_teacher_is_stood_in_for_before_the_mix(mix):
 @pytest.mark.parametrize('mix', MIXES.values(), ids=MIXES)
 def test_a_mix_with_a_blank_label_is_blank(mix):
     y, s, picture, shown = mixed_by([SoftLabels(), mix()], blank=20, silent=30)
-    assert (y.isnan() | (picture[:, 2:] == 0)).all() and torch.equal(y.isnan(), s.isnan()) and 0 < y.isnan().sum() < len(y)
+    assert (y.isnan() | (picture[:, 2:] == 0)).all() and torch.equal(y.isnan(), s.isnan())
+    assert 0 < y.isnan().sum() < len(y)
     known = ~y.isnan()[:, 0]
     torch.testing.assert_close(torch.cat([y, s], 1)[known], picture[known, :2], atol=1e-5, rtol=0)
 

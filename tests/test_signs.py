@@ -9,7 +9,8 @@ from mmpkd.attention import AttentionMaps, agreement
 from mmpkd.cohort import Cohort
 from mmpkd.experiment import Run, make_config, run_experiment
 from mmpkd.images import Geometry, cache_pixels
-from mmpkd.signs import (FOUND, different_images, failure_signs, gain_of, high_lam, keep_place, lesion_places, map_agreement, no_place, patient_interval,
+from mmpkd.signs import (FOUND, different_images, failure_signs, gain_of, high_lam, keep_place, lesion_places,
+                         map_agreement, no_place, patient_interval,
                          place_words, privileged_features, seed_maps, sign_row, teacher_reads, weak_teacher)
 from mmpkd.statistics import compare_arms
 
@@ -22,14 +23,17 @@ def copy(tiny_run, tmp_path): return Run(shutil.copytree(tiny_run.folder, tmp_pa
 
 # Teacher
 
-@pytest.mark.parametrize('teacher,baseline,found', [(.484, .6, 'yes'), (.65, .6, 'yes'), (.8, .6, 'no'), (.99, .95, 'yes'), (np.nan, .6, 'unknown'), (.6, np.nan, 'unknown')])
+@pytest.mark.parametrize('teacher,baseline,found',
+                         [(.484, .6, 'yes'), (.65, .6, 'yes'), (.8, .6, 'no'), (.99, .95, 'yes'),
+                          (np.nan, .6, 'unknown'), (.6, np.nan, 'unknown')])
 def test_a_teacher_has_to_be_ahead(teacher, baseline, found):
     row = weak_teacher(teacher, baseline, 50)
     assert row['found'] == found and bool(row['advice']) == (found == 'yes')
     if found == 'yes': assert f'{teacher:.3f}' in row['meaning'] and f'{baseline:.3f}' in row['meaning']
 
 def test_a_teacher_below_the_baseline_is_called_that():
-    assert 'is below that of' in weak_teacher(.484, .6, 50)['meaning'] and 'only 0.050 above' in weak_teacher(.65, .6, 50)['meaning']
+    assert 'is below that of' in weak_teacher(.484, .6, 50)['meaning']
+    assert 'only 0.050 above' in weak_teacher(.65, .6, 50)['meaning']
 
 def test_a_row_has_one_of_three_answers():
     with pytest.raises(ValueError, match='found must be one of'): sign_row('sign', 'maybe', '', '')
@@ -39,9 +43,12 @@ def test_a_row_has_one_of_three_answers():
 
 def predicted(seeds, loss, arm='out-of-fold'):
     auroc = .8 + .002*np.arange(seeds)
-    return compare_arms(pd.concat([pd.DataFrame(dict(arm=a, seed=range(seeds), auroc=auroc - d)) for a, d in (('baseline', 0), (arm, loss))]))
+    return compare_arms(pd.concat([pd.DataFrame(dict(arm=a, seed=range(seeds), auroc=auroc - d)) for a,
+                                   d in (('baseline', 0), (arm, loss))]))
 
-@pytest.mark.parametrize('seeds,loss,lam,found', [(5, .05, .5, 'yes'), (5, .05, .3, 'no'), (5, -.05, .9, 'no'), (5, 0., .9, 'no'), (3, .05, .9, 'unknown'), (3, -.05, .9, 'no')])
+@pytest.mark.parametrize('seeds,loss,lam,found',
+                         [(5, .05, .5, 'yes'), (5, .05, .3, 'no'), (5, -.05, .9, 'no'), (5, 0., .9, 'no'),
+                          (3, .05, .9, 'unknown'), (3, -.05, .9, 'no')])
 def test_high_lam(seeds, loss, lam, found):
     row = high_lam(predicted(seeds, loss), {'out-of-fold': lam})
     assert row['found'] == found and ('mmpkd grid' in row['advice']) == (found == 'yes')
@@ -107,7 +114,8 @@ def marked(report=None, side=None, **more):
     rng = np.random.default_rng(0)
     right = rng.random(N) < .5
     ids = [f'i{k}' for k in range(N)]
-    items = pd.DataFrame(dict(image_id=ids, patient_id=[f'p{k//2}' for k in range(N)], split=(['train']*16 + ['valid']*2 + ['test']*2)*(N//20), image=ids, y=1., age=rng.integers(20, 90, N)))
+    items = pd.DataFrame(dict(image_id=ids, patient_id=[f'p{k//2}' for k in range(N)],
+                              split=(['train']*16 + ['valid']*2 + ['test']*2)*(N//20), image=ids, y=1., age=rng.integers(20, 90, N)))
     x = np.where(right, 60, 10) + rng.integers(0, 10, N)
     rois = pd.DataFrame(dict(image_id=ids, label='y', x0=x, y0=40, x1=x + 10, y1=60))
     if report: items['report'] = [report(r) for r in right]
@@ -118,9 +126,12 @@ class Sizes: index = pd.DataFrame(dict(h=100, w=100), [f'i{k}' for k in range(N)
 
 def telling(r): return f"opacity on the {'right' if r else 'left'}"
 
-CASES = [('bow', dict(report=telling, text='report'), 'no'), ('bow', dict(report=lambda r: 'an opacity is seen', text='report'), 'yes'),
-         ('forest', dict(side=lambda r: 'RL'[int(r)], tabular=['side', 'age']), 'no'), ('forest', dict(tabular=['age']), 'yes'),
-         ('forest', dict(report=telling, text='report', tabular=['age']), 'yes'),                   # a forest reads no reports
+CASES = [('bow', dict(report=telling, text='report'), 'no'),
+         ('bow', dict(report=lambda r: 'an opacity is seen', text='report'), 'yes'),
+         ('forest', dict(side=lambda r: 'RL'[int(r)], tabular=['side', 'age']),
+          'no'), ('forest', dict(tabular=['age']), 'yes'),
+         # a forest reads no reports
+         ('forest', dict(report=telling, text='report', tabular=['age']), 'yes'),
          ('stacked', dict(report=telling, text='report', tabular=['age']), 'no')]
 
 @pytest.mark.parametrize('teacher,told,found', CASES)
@@ -141,20 +152,23 @@ def test_labels_that_name_the_side_leave_nothing_to_tell():
     items = cohort.items.drop(columns='y').assign(on_right=right, on_left=1 - right)
     rois = cohort.rois.assign(label=np.where(right == 1, 'on_right', 'on_left'))
     sided = Cohort(items, ['on_right', 'on_left'], rois, text='report')
-    assert gain_of(sided, lesion_places(sided, Sizes), 'bow')['hi'] < .1 < gain_of(cohort, lesion_places(cohort, Sizes), 'bow')['lo']
+    assert gain_of(sided, lesion_places(sided, Sizes),
+                   'bow')['hi'] < .1 < gain_of(cohort, lesion_places(cohort, Sizes), 'bow')['lo']
 
 def test_few_regions_cannot_tell():
     cohort = marked(report=telling, text='report')
     few = altered(cohort, rois=cohort.rois[:20])
     found = dict(privileged=True) | place_words(few, 'bow') | gain_of(few, lesion_places(few, Sizes), 'bow')
     row = no_place(found)
-    assert row['found'] == 'unknown' and '10 patients with regions are too few' in row['meaning'] and '100% of the reports' in row['figures']
+    assert row['found'] == 'unknown' and '10 patients with regions are too few' in row['meaning']
+    assert '100% of the reports' in row['figures']
     bare = altered(cohort, rois=cohort.rois[:0])
     assert gain_of(bare, lesion_places(bare, Sizes), 'bow') == dict(images=0, patients=0)
 
 def test_an_interval_that_holds_the_limit_cannot_tell():
     found = dict(privileged=True, words=.5, columns=[], images=50, patients=40, share=.1, lo=-.05, hi=.25)
-    assert no_place(found)['found'] == 'unknown' and no_place({})['found'] == 'unknown' and no_place(dict(privileged=False))['found'] == 'unknown'
+    assert no_place(found)['found'] == 'unknown' and no_place({})['found'] == 'unknown'
+    assert no_place(dict(privileged=False))['found'] == 'unknown'
 
 def test_lesions_at_one_place():
     cohort = marked(report=telling, text='report')
@@ -163,10 +177,12 @@ def test_lesions_at_one_place():
 
 def test_words_and_columns_of_place():
     items = dict(side=lambda r: 'RL'[int(r)], tabular=['side', 'age'], report=telling, text='report')
-    assert place_words(marked(**items), 'stacked') == dict(words=1., columns=['side']) and place_words(marked(**items), 'bow')['columns'] == []
+    assert place_words(marked(**items), 'stacked') == dict(words=1., columns=['side'])
+    assert place_words(marked(**items), 'bow')['columns'] == []
     cohort = marked(report=lambda r: None if r else "an opacity at 3 o'clock", text='report')
     assert 0 < place_words(cohort, 'bow')['words'] < 1
-    breasts = altered(cohort, cohort.items.assign(breast=['LEFT', 'RIGHT']*(N//2)), text=None, tabular=['breast', 'age'])
+    breasts = altered(cohort, cohort.items.assign(breast=['LEFT', 'RIGHT']*(N//2)), text=None,
+                      tabular=['breast', 'age'])
     assert place_words(breasts, 'forest')['columns'] == ['breast']             # by its values
 
 def test_what_a_teacher_reads():
@@ -183,7 +199,8 @@ def test_blank_privileged_information():
 
 def test_an_image_has_the_mean_of_its_parts():
     cohort = marked(tabular=[])
-    parts = pd.DataFrame(dict(image_id=['a', 'b', 'c'], of=['i0', 'i0', 'i3'], patient_id=['p0', 'p0', 'p1'], split='train', image=['i0', 'i0', 'i3'], y=1., kind=['u', 'v', 'v']))
+    parts = pd.DataFrame(dict(image_id=['a', 'b', 'c'], of=['i0', 'i0', 'i3'], patient_id=['p0', 'p0', 'p1'],
+                              split='train', image=['i0', 'i0', 'i3'], y=1., kind=['u', 'v', 'v']))
     cohort.parts = Cohort(parts, ['y'], tabular=['kind'])
     x = privileged_features(cohort, ['i3', 'i0', 'i5'], 'forest').toarray()
     u, v = np.argsort(x[0])
@@ -203,7 +220,8 @@ def test_signs_need_no_data(tiny_run, phantom, copy):
     assert failure_signs(copy).set_index('sign').found['nothing about place'] == 'unknown'
     pixels = cache_pixels(phantom, copy.config['size'], copy.folder/'pixels')
     found = keep_place(copy, phantom, pixels)
-    assert found['images'] == phantom.rois.image_id.nunique() and json.loads((copy.folder/'place.json').read_text()) == found
+    assert found['images'] == phantom.rois.image_id.nunique()
+    assert json.loads((copy.folder/'place.json').read_text()) == found
     (copy.folder/'place.json').write_text(json.dumps(found | dict(share=0., lo=-.01, hi=.01)))
     assert keep_place(copy, phantom, pixels)['share'] == 0
     assert failure_signs(copy).set_index('sign').found['nothing about place'] == 'yes'
@@ -218,6 +236,7 @@ def test_a_useless_teacher_is_found(copy):
 
 def test_signs_without_a_teacher_and_with_one_seed(phantom, tiny, tmp_path):
     nothing = altered(phantom, text=None, tabular=())
-    run = run_experiment(nothing, tmp_path/'run', make_config(**tiny | dict(teacher='none')), ('baseline', 'label-smoothing'), seeds=1, progress=False)
+    run = run_experiment(nothing, tmp_path/'run', make_config(**tiny | dict(teacher='none')),
+                         ('baseline', 'label-smoothing'), seeds=1, progress=False)
     assert keep_place(run, nothing, cache_pixels(nothing, 32, run.folder/'pixels')) == dict(privileged=False)
     assert failure_signs(run).found.tolist() == ['unknown']*4

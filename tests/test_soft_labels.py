@@ -10,7 +10,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from mmpkd.cohort import Cohort
-from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, gap, matched_eps, out_of_fold, reliability,
+from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, gap, matched_eps,
+                               out_of_fold, reliability,
                                show_calibration, smooth, soft_label_quality, soft_labels, soften)
 from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc, macro_auroc, pool_parts, worst_of
 
@@ -21,9 +22,12 @@ def cohort(n=N, per_patient=3, task='multilabel', seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=n)
     labels = dict(mass=(x > 0)*1., calc=(x <= 0)*1.)
-    t = pd.DataFrame(labels | dict(image_id=[f'im{i}' for i in range(n)], patient_id=[f'p{i//per_patient}' for i in range(n)], split='train', image='x.png',
-                                   grade=np.rint(2*x), device=rng.choice(['A', 'B'], n), report=np.where(x + rng.normal(0, .5, n) > 0, 'large shadow', 'all clear')))
-    return Cohort(t.sample(frac=1, random_state=seed), ['mass', 'calc'], text='report', tabular=['grade', 'device'], task=task)
+    t = pd.DataFrame(labels | dict(image_id=[f'im{i}' for i in range(n)],
+                                   patient_id=[f'p{i//per_patient}' for i in range(n)], split='train', image='x.png',
+                                   grade=np.rint(2*x), device=rng.choice(['A', 'B'],
+                                                                         n), report=np.where(x + rng.normal(0, .5, n) > 0, 'large shadow', 'all clear')))
+    return Cohort(t.sample(frac=1, random_state=seed), ['mass', 'calc'], text='report', tabular=['grade', 'device'],
+                  task=task)
 
 class Spy:
     "Answers with the number of the image, and keeps a list of whom it saw before it was asked about whom"
@@ -53,9 +57,12 @@ def test_no_teacher_saw_the_patient(folds, per_patient, seed):
     assert len(Spy.log) == folds
     for seen, asked in Spy.log:
         assert not set(seen.items.patient_id) & set(asked.items.patient_id)
-        assert sorted([*seen.items.image_id, *asked.items.image_id]) == sorted(c.items.image_id)      # all others were learned from
-    assert sorted(i for _, asked in Spy.log for i in asked.items.image_id) == sorted(c.items.image_id)  # each is asked about once
-    assert z.index.tolist() == c.items.image_id.tolist() and (z.mass == c.items.image_id.str[2:].astype(float).to_numpy()).all()
+        # all others were learned from
+        assert sorted([*seen.items.image_id, *asked.items.image_id]) == sorted(c.items.image_id)
+    # each is asked about once
+    assert sorted(i for _, asked in Spy.log for i in asked.items.image_id) == sorted(c.items.image_id)
+    assert z.index.tolist() == c.items.image_id.tolist()
+    assert (z.mass == c.items.image_id.str[2:].astype(float).to_numpy()).all()
 
 def test_the_teacher_stays_as_it_was():
     c = cohort()
@@ -65,7 +72,8 @@ def test_the_teacher_stays_as_it_was():
     out_of_fold(t, c, 3)
     assert t.models == models and t.fitted_on['mass'] == c.items.image_id.tolist()
     pd.testing.assert_frame_equal(t.oob_logits(c), before)
-    assert not hasattr(fresh := ForestTeacher(50), 'models') and out_of_fold(fresh, c, 3).notna().all(axis=None) and not hasattr(fresh, 'models')
+    assert not hasattr(fresh := ForestTeacher(50), 'models') and out_of_fold(fresh, c, 3).notna().all(axis=None)
+    assert not hasattr(fresh, 'models')
 
 def test_out_of_fold_is_a_teacher_trained_without_the_fold(log):
     c = cohort()
@@ -84,7 +92,8 @@ def test_seeds_of_the_folds(log):
 
 @pytest.mark.parametrize('folds', [1, 0, -3, 15])
 def test_folds_that_cannot_be(folds):
-    with pytest.raises(ValueError, match=f'between 2 and the number of patients, 14, not {folds}'): out_of_fold(Spy(), cohort(), folds)
+    with pytest.raises(ValueError, match=f'between 2 and the number of patients, 14, not {folds}'):
+        out_of_fold(Spy(), cohort(), folds)
 
 @pytest.mark.parametrize('folds', [2, 14])
 def test_folds_that_just_can(log, folds):                                    # 14: leave one patient out
@@ -92,12 +101,14 @@ def test_folds_that_just_can(log, folds):                                    # 1
     assert len(log) == folds
 
 def test_one_patient_is_too_few():
-    with pytest.raises(ValueError, match='the number of patients, 1, not 5'): soft_labels(forest, cohort(3), 'out-of-fold')
+    with pytest.raises(ValueError, match='the number of patients, 1, not 5'):
+        soft_labels(forest, cohort(3), 'out-of-fold')
 
 def test_a_fold_with_one_answer_only():
     c = cohort(6, per_patient=3)
     items = c.items.assign(mass=(c.items.patient_id == 'p0')*1., calc=(c.items.patient_id == 'p1')*1.)
-    with pytest.raises(ValueError, match='at least two different ones'): out_of_fold(forest, Cohort(items, c.labels, tabular=c.tabular), 2)
+    with pytest.raises(ValueError, match='at least two different ones'):
+        out_of_fold(forest, Cohort(items, c.labels, tabular=c.tabular), 2)
 
 def test_without_a_report_there_is_no_soft_label():
     c = cohort()
@@ -122,21 +133,25 @@ def test_hotter_is_softer(z, T1, T2, task):
     if task == 'multilabel': assert (abs(hot - .5) <= abs(cold - .5) + 1e-12).all()
     else:
         np.testing.assert_allclose(hot.sum(axis=-1), 1); np.testing.assert_allclose(cold.sum(axis=-1), 1)
-        assert (hot.max(axis=-1) <= cold.max(axis=-1) + 1e-12).all() and (hot.min(axis=-1) >= cold.min(axis=-1) - 1e-12).all()
+        assert (hot.max(axis=-1) <= cold.max(axis=-1) + 1e-12).all()
+        assert (hot.min(axis=-1) >= cold.min(axis=-1) - 1e-12).all()
 
 @given(st.floats(-10, 10), st.floats(.5, 50))
 def test_temperature_divides_the_logit(z, T): assert logit(soften([[z]], T)).item() == pytest.approx(z/T, abs=1e-6)
 
 @given(st.floats(-15, 15), temperatures)
-def test_two_classes_are_one_question(z, T): assert soften([[z, 0.]], T, 'multiclass')[0, 0] == pytest.approx(expit(z/T))
+def test_two_classes_are_one_question(z, T):
+    assert soften([[z, 0.]], T, 'multiclass')[0, 0] == pytest.approx(expit(z/T))
 
 @given(finite)
-def test_a_constant_changes_nothing_among_classes(z): np.testing.assert_allclose(soften(z + 1000, 1., 'multiclass'), soften(z, 1., 'multiclass'), atol=1e-9)
+def test_a_constant_changes_nothing_among_classes(z):
+    np.testing.assert_allclose(soften(z + 1000, 1., 'multiclass'), soften(z, 1., 'multiclass'), atol=1e-9)
 
 @pytest.mark.parametrize('T', [0, -1, np.nan, -np.inf])
 def test_temperatures_that_cannot_be(T):
     with pytest.raises(ValueError, match='T must be above 0'): soften([[1.]], T)
-    with pytest.raises(ValueError, match='T must be above 0'): soft_labels(ForestTeacher(50).fit(cohort()), cohort(), 'in-sample', T=T)
+    with pytest.raises(ValueError, match='T must be above 0'):
+        soft_labels(ForestTeacher(50).fit(cohort()), cohort(), 'in-sample', T=T)
 
 def test_soften_edges():
     s = soften([[1e4, -1e4], [np.nan, np.nan], [0, 0]])
@@ -176,7 +191,8 @@ def test_a_forest_that_remembers_patients_looks_good_out_of_bag():
     "Two images of each patient are alike, and nothing else tells the label: only out of fold is that found out"
     rng, n = np.random.default_rng(0), 200
     who = np.repeat(np.arange(n), 2)
-    t = pd.DataFrame(dict(image_id=[f'im{i}' for i in range(2*n)], patient_id=[f'p{k}' for k in who], split='train', image='x.png',
+    t = pd.DataFrame(dict(image_id=[f'im{i}' for i in range(2*n)], patient_id=[f'p{k}' for k in who], split='train',
+                          image='x.png',
                           mass=rng.integers(0, 2, n)[who]*1., height=rng.normal(size=n)[who], weight=rng.normal(size=n)[who]))
     c = Cohort(t, ['mass'], tabular=['height', 'weight'])
     known = {how: macro_auroc(c.y(), soft_labels(ForestTeacher(100, 1).fit(c), c, how)) for how in HOW}
@@ -193,7 +209,8 @@ def test_soft_labels_in_one_row(task):
 def test_gap():
     y = pd.DataFrame(dict(a=[0., 1., np.nan], b=[1., np.nan, 0.]), list('ijk'))
     s = pd.DataFrame(dict(b=[.5, .9, np.nan], a=[.25, 1., .7]), list('ijk'))
-    assert gap(y, y) == 0 and gap(y, s.iloc[::-1]) == pytest.approx((.25 + 0 + .5)/3)           # known in both, joined by name
+    # known in both, joined by name
+    assert gap(y, y) == 0 and gap(y, s.iloc[::-1]) == pytest.approx((.25 + 0 + .5)/3)
     with pytest.raises(KeyError): gap(y, s.iloc[:2])
 
 
@@ -201,7 +218,8 @@ def test_gap():
 
 CLASSES = ['none', 'benign', 'cancer']
 
-def probabilities(rows): return pd.DataFrame(softmax(np.array(rows, float), axis=1), [f'part{k}' for k in range(len(rows))], CLASSES)
+def probabilities(rows):
+    return pd.DataFrame(softmax(np.array(rows, float), axis=1), [f'part{k}' for k in range(len(rows))], CLASSES)
 
 def of_image(p, names): return pd.Series(list(names), p.index, name='image_id')
 
@@ -230,7 +248,9 @@ def test_certain_parts(classes):
     assert worst_of(p, of_image(p, 'a'*len(p)), 'multiclass').loc['a'].tolist() == np.eye(3)[max(classes)].tolist()
     assert worst_of(p, of_image(p, 'a'*len(p))).loc['a'].tolist() == p.max().tolist()
 
-@given(st.integers(1, 40).flatmap(lambda n: st.tuples(arrays(float, (n, 3), elements=st.floats(-700, 700)), st.lists(st.sampled_from('abcd'), min_size=n, max_size=n))), st.randoms())
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(arrays(float, (n, 3), elements=st.floats(-700, 700)),
+                                                      st.lists(st.sampled_from('abcd'), min_size=n,
+                                                               max_size=n))), st.randoms())
 def test_probabilities_stay_probabilities(case, random):
     "However extreme, and in whatever order the parts come; one more part never makes an image better"
     p, of = probabilities(case[0]), case[1]
@@ -263,11 +283,14 @@ def with_parts(task='multiclass', n=60, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=n)
     of = np.sort(rng.integers(0, n//2, n))
-    y = np.eye(3)[np.digitize(x + rng.normal(0, .5, n), [-.5, .7])] if task == 'multiclass' else rng.integers(0, 2, (n, 3))
-    parts = pd.DataFrame(y, columns=CLASSES).assign(image_id=[f'part{i}' for i in range(n)], of=[f'im{k}' for k in of], patient_id=[f'p{k//2}' for k in of], split='train', image='x.png', grade=np.rint(2*x), device=rng.choice(['A', 'B'], n))
+    y = np.eye(3)[np.digitize(x + rng.normal(0, .5, n),
+                              [-.5, .7])] if task == 'multiclass' else rng.integers(0, 2, (n, 3))
+    parts = pd.DataFrame(y, columns=CLASSES).assign(image_id=[f'part{i}' for i in range(n)], of=[f'im{k}' for k in of],
+                                                    patient_id=[f'p{k//2}' for k in of], split='train', image='x.png', grade=np.rint(2*x), device=rng.choice(['A', 'B'], n))
     parts = Cohort(parts.sample(frac=1, random_state=seed), CLASSES, tabular=['grade', 'device'], task=task)
     ids = [f'im{k}' for k in range(n//2)] + ['bare1', 'bare2']
-    items = pd.DataFrame(dict(image_id=ids, patient_id=[f'p{k//2}' for k in range(len(ids))], split='train', image='x.png')).assign(**dict.fromkeys(CLASSES, np.nan))
+    items = pd.DataFrame(dict(image_id=ids, patient_id=[f'p{k//2}' for k in range(len(ids))], split='train',
+                              image='x.png')).assign(**dict.fromkeys(CLASSES, np.nan))
     return Cohort(items.sample(frac=1, random_state=seed), CLASSES, task=task, parts=parts)
 
 @pytest.mark.parametrize('how', HOW)
@@ -278,10 +301,12 @@ def test_soft_labels_of_images_with_parts(how, task):
     s = soft_labels(t, c, how, folds=3)
     assert s.index.tolist() == c.items.image_id.tolist() and s.columns.tolist() == CLASSES
     bare = ~s.index.isin(c.parts.items.of)
-    assert {'bare1', 'bare2'} <= set(s.index[bare]) and s[bare].isna().all(axis=None) and s[~bare].notna().all(axis=None)
+    assert {'bare1', 'bare2'} <= set(s.index[bare]) and s[bare].isna().all(axis=None)
+    assert s[~bare].notna().all(axis=None)
     of_part = soft_labels(t, c.parts, how, folds=3)
     of = c.parts.items.set_index('image_id').of
-    pd.testing.assert_frame_equal(s[~bare], worst_of(of_part, of, task).loc[s.index[~bare]], check_names=False, atol=1e-12)
+    pd.testing.assert_frame_equal(s[~bare], worst_of(of_part, of, task).loc[s.index[~bare]], check_names=False,
+                                  atol=1e-12)
     assert s.attrs == dict(how=how, T=1., teacher='ForestTeacher')
 
 @pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
@@ -312,7 +337,8 @@ def test_folds_are_made_of_the_parts_patients(log):
     soft_labels(PartSpy(), c, 'out-of-fold', folds=4)
     assert len(log) == 4
     for seen, asked in log:
-        assert not set(seen.items.patient_id) & set(asked.items.patient_id) and not set(seen.items.of) & set(asked.items.of)
+        assert not set(seen.items.patient_id) & set(asked.items.patient_id)
+        assert not set(seen.items.of) & set(asked.items.of)
 
 
 # Controls
@@ -335,7 +361,8 @@ def labelled(seed=0, n=40, C=3, task='multilabel', blank_y=.2, blank_s=.2):
     s.attrs = dict(how='out-of-bag', T=2., teacher='ForestTeacher')
     return s, y.sample(frac=1, random_state=seed)[names[::-1]]
 
-any_table = st.fixed_dictionaries(dict(seed=st.integers(0, 999), n=st.integers(1, 60), C=st.integers(1, 5), task=st.sampled_from(TASKS),
+any_table = st.fixed_dictionaries(dict(seed=st.integers(0, 999), n=st.integers(1, 60), C=st.integers(1, 5),
+                                       task=st.sampled_from(TASKS),
                                        blank_y=st.sampled_from([0, .2, 1]), blank_s=st.sampled_from([0, .2, 1])))
 
 @settings(max_examples=30)
@@ -344,13 +371,15 @@ def test_a_control_looks_like_the_teacher(how, kind, seed):
     (s, y), task = labelled(**how), how['task']
     before = s.copy(), y.copy()
     c = control_labels(kind, s, y, task, seed)
-    assert c.index.equals(s.index) and c.index.name == 'image_id' and c.columns.equals(s.columns) and (c.dtypes == float).all()
+    assert c.index.equals(s.index) and c.index.name == 'image_id' and c.columns.equals(s.columns)
+    assert (c.dtypes == float).all()
     pd.testing.assert_frame_equal(c.isna(), s.isna())
     assert not ((c < 0) | (c > 1)).any(axis=None)
     if task == 'multiclass': np.testing.assert_allclose(c.dropna().sum(axis=1), 1)
     assert c.attrs == dict(how=kind, matched='out-of-bag', T=2., teacher='ForestTeacher')
     pd.testing.assert_frame_equal(c, control_labels(kind, s, y, task, seed))
-    for a, b in zip(before, (s, y)): pd.testing.assert_frame_equal(a, b)                          # neither table was written to
+    # neither table was written to
+    for a, b in zip(before, (s, y)): pd.testing.assert_frame_equal(a, b)
 
 def grouped(s, y, c, task):
     "Rows of the teacher and of the control by hard label, as sorted lists of tuples; one finding at a time in 'multilabel'"
@@ -366,7 +395,8 @@ def test_shuffled_keeps_what_each_hard_label_has(how):
     (s, y), task = labelled(**how), how['task']
     c = control_labels('shuffled', s, y, task)
     for _, theirs, mine in grouped(s, y, c, task): assert theirs == mine
-    if task == 'multilabel': pd.testing.assert_series_equal(class_auroc(y, c[y.columns]), class_auroc(y, s[y.columns]), rtol=1e-12)
+    if task == 'multilabel':
+        pd.testing.assert_series_equal(class_auroc(y, c[y.columns]), class_auroc(y, s[y.columns]), rtol=1e-12)
 
 @settings(max_examples=30)
 @given(any_table)
@@ -375,7 +405,9 @@ def test_class_mean_is_the_mean(how):
     c = control_labels('class-mean', s, y, task)
     for v, theirs, mine in grouped(s, y, c, task):
         if theirs: np.testing.assert_allclose(mine, np.tile(np.mean(theirs, axis=0), (len(theirs), 1)), atol=1e-12)
-        if theirs and set(v) <= {0, 1}: np.testing.assert_allclose(abs(np.array(mine) - v).mean(), abs(np.array(theirs) - v).mean(), atol=1e-12)   # the gap of each label
+        # the gap of each label
+        if theirs and set(v) <= {0, 1}:
+            np.testing.assert_allclose(abs(np.array(mine) - v).mean(), abs(np.array(theirs) - v).mean(), atol=1e-12)
     pd.testing.assert_frame_equal(control_labels('class-mean', c, y, task), c, atol=1e-12)
 
 @settings(max_examples=30)
@@ -386,7 +418,8 @@ def test_permuted_keeps_whole_rows(how):
     rows = [sorted(map(tuple, t.fillna(-1).to_numpy().tolist())) for t in (s, c)]
     assert rows[0] == rows[1]
     other = y.where(y.isna(), 1 - y) if task == 'multilabel' else y.set_axis(np.roll(y.columns, 1), axis=1)
-    pd.testing.assert_frame_equal(c, control_labels('permuted', s, other, task))                  # it never looks at the hard label
+    # it never looks at the hard label
+    pd.testing.assert_frame_equal(c, control_labels('permuted', s, other, task))
 
 @settings(max_examples=30)
 @given(any_table)
@@ -396,19 +429,23 @@ def test_smoothing_moves_labels_as_far_as_the_teacher(how):
     assert not (eps < 0).any() and not (eps > 1).any()
     if task == 'multiclass': assert eps.nunique() <= 1
     for k in s if task == 'multilabel' else [list(s)]:
-        theirs, mine = (np.nanmean(d) if d.notna().any(axis=None) else np.nan for d in ((s[k] - y[k]).abs(), (c[k] - y[k]).abs()))
+        theirs, mine = (np.nanmean(d) if d.notna().any(axis=None) else np.nan
+                        for d in ((s[k] - y[k]).abs(), (c[k] - y[k]).abs()))
         if (np.atleast_1d(eps[k]) < 1).all() or np.isnan(theirs): np.testing.assert_allclose(mine, theirs, atol=1e-12)
-        else: assert mine <= theirs + 1e-12                                                       # the cap: it never turns the label round
+        # the cap: it never turns the label round
+        else: assert mine <= theirs + 1e-12
     unknown = y.loc[s.index, s.columns].isna() & s.notna()
     np.testing.assert_allclose(c.to_numpy()[unknown], 1/2 if task == 'multilabel' else 1/how['C'])
 
 def test_smoothing_by_hand():
     y = pd.DataFrame(dict(a=[1., 0., np.nan, 1.], b=[0., 0., 1., 1.]), list('ijkl'))
     s = pd.DataFrame(dict(a=[.9, .3, .6, np.nan], b=[.9, .8, .1, .4]), list('ijkl'))
-    np.testing.assert_allclose(matched_eps(s, y), [.4, 1])                                        # b is wrong more often than right
+    # b is wrong more often than right
+    np.testing.assert_allclose(matched_eps(s, y), [.4, 1])
     np.testing.assert_allclose(control_labels('label-smoothing', s, y), [[.8, .5], [.2, .5], [.5, .5], [np.nan, .5]])
     y3 = pd.DataFrame(np.eye(3), list('ijk'), list('abc'))
-    s3 = y3*.7 + .1                                                                              # smoothing by .3 in another guise
+    # smoothing by .3 in another guise
+    s3 = y3*.7 + .1
     np.testing.assert_allclose(control_labels('label-smoothing', s3, y3, 'multiclass'), s3)
     np.testing.assert_allclose(smooth(y3, pd.Series(.3, list('abc')), 'multiclass'), s3)
 
@@ -426,7 +463,8 @@ def test_seeds_exchange_differently(task):
         a, b = (control_labels(kind, s, y, task, seed) for seed in (0, 1))
         moved = (a != s) & s.notna()
         assert not a.equals(b) and moved.to_numpy().mean() > .5*s.notna().to_numpy().mean()
-    for kind in ('label-smoothing', 'class-mean'): pd.testing.assert_frame_equal(*(control_labels(kind, s, y, task, seed) for seed in (0, 1)))
+    for kind in ('label-smoothing', 'class-mean'):
+        pd.testing.assert_frame_equal(*(control_labels(kind, s, y, task, seed) for seed in (0, 1)))
 
 def test_findings_are_shuffled_apart():
     "In one piece they would stay together, image by image"
@@ -443,7 +481,8 @@ def test_to_a_student_that_knows_the_label_only_the_class_mean_is_the_teacher(se
     s, y = labelled(seed, task=task, blank_y=0, blank_s=0)
     z = logits[0] + y.loc[s.index, s.columns].to_numpy()*logits[1]
     c = control_labels('class-mean', s, y, task).to_numpy()
-    def loss(t): return -(t*np.log(expit(z)) + (1 - t)*np.log(expit(-z))).mean() if task == 'multilabel' else -(t*log_softmax(z, axis=1)).sum(axis=1).mean()
+    def loss(t):
+        return -(t*np.log(expit(z)) + (1 - t)*np.log(expit(-z))).mean() if task == 'multilabel' else -(t*log_softmax(z, axis=1)).sum(axis=1).mean()
     assert loss(c) == pytest.approx(loss(s.to_numpy()))
 
 @pytest.mark.parametrize('c', [cohort(), with_parts()], ids=['images', 'parts'])
@@ -459,31 +498,45 @@ def test_controls_of_a_real_teacher_survive_a_file(tmp_path, c):
 
 def test_controls_that_cannot_be():
     s, y = labelled()
-    with pytest.raises(ValueError, match='kind must be one of label-smoothing, class-mean, shuffled, permuted'): control_labels('smoothing', s, y)
-    with pytest.raises(ValueError, match="task must be 'multilabel' or 'multiclass'"): control_labels('shuffled', s, y, 'regression')
-    with pytest.raises(ValueError, match='s must be soft labels between 0 and 1, not logits; they go from -5 to'): control_labels('shuffled', s.fillna(-5), y)
-    with pytest.raises(ValueError, match='y and s must be of the same images; 1 are in one'): control_labels('shuffled', s, y.drop(index='im3'))
-    with pytest.raises(ValueError, match="y and s must be of the same images; 1 are in one of the tables only, such as 'im3'"): control_labels('shuffled', s.drop(index='im3'), y)
-    with pytest.raises(ValueError, match='y and s must have the same classes'): control_labels('shuffled', s, y.rename(columns=dict(c0='other')))
-    with pytest.raises(ValueError, match="s has image 'im3' more than once"): control_labels('shuffled', pd.concat([s, s.loc[['im3']]]), y)
-    with pytest.raises(ValueError, match="y has image 'im3' more than once"): control_labels('shuffled', s, pd.concat([y, y.loc[['im3']]]))
-    with pytest.raises(ValueError, match="label 'c1' of image 'im[0-9]+' is 0.5; a label must be 0, 1 or blank"): control_labels('shuffled', s, y.assign(c1=.5).sort_index())
+    with pytest.raises(ValueError, match='kind must be one of label-smoothing, class-mean, shuffled, permuted'):
+        control_labels('smoothing', s, y)
+    with pytest.raises(ValueError, match="task must be 'multilabel' or 'multiclass'"):
+        control_labels('shuffled', s, y, 'regression')
+    with pytest.raises(ValueError, match='s must be soft labels between 0 and 1, not logits; they go from -5 to'):
+        control_labels('shuffled', s.fillna(-5), y)
+    with pytest.raises(ValueError, match='y and s must be of the same images; 1 are in one'):
+        control_labels('shuffled', s, y.drop(index='im3'))
+    with pytest.raises(ValueError, match="y and s must be of the same images; 1 are in one of the tables only, such as 'im3'"):
+        control_labels('shuffled', s.drop(index='im3'), y)
+    with pytest.raises(ValueError, match='y and s must have the same classes'):
+        control_labels('shuffled', s, y.rename(columns=dict(c0='other')))
+    with pytest.raises(ValueError, match="s has image 'im3' more than once"):
+        control_labels('shuffled', pd.concat([s, s.loc[['im3']]]), y)
+    with pytest.raises(ValueError, match="y has image 'im3' more than once"):
+        control_labels('shuffled', s, pd.concat([y, y.loc[['im3']]]))
+    with pytest.raises(ValueError, match="label 'c1' of image 'im[0-9]+' is 0.5; a label must be 0, 1 or blank"):
+        control_labels('shuffled', s, y.assign(c1=.5).sort_index())
     s, y = labelled(task='multiclass', blank_s=0)
-    with pytest.raises(ValueError, match="image 'im[0-9]+' in s do not add up to 1"): control_labels('shuffled', s*.9, y, 'multiclass')
-    with pytest.raises(ValueError, match="image 'im7' in s do not add up to 1"): control_labels('shuffled', s.assign(c0=s.c0.where(s.index != 'im7')), y, 'multiclass')
-    with pytest.raises(ValueError, match='must belong to exactly one of'): control_labels('shuffled', s, y.fillna(0).clip(lower=1), 'multiclass')
+    with pytest.raises(ValueError, match="image 'im[0-9]+' in s do not add up to 1"):
+        control_labels('shuffled', s*.9, y, 'multiclass')
+    with pytest.raises(ValueError, match="image 'im7' in s do not add up to 1"):
+        control_labels('shuffled', s.assign(c0=s.c0.where(s.index != 'im7')), y, 'multiclass')
+    with pytest.raises(ValueError, match='must belong to exactly one of'):
+        control_labels('shuffled', s, y.fillna(0).clip(lower=1), 'multiclass')
 
 @pytest.mark.parametrize('kind', CONTROLS)
 def test_a_teacher_that_could_not_read_anything(kind):
     s, y = labelled()
-    assert control_labels(kind, s*np.nan, y).isna().all(axis=None) and control_labels(kind, s.iloc[:0], y.iloc[:0]).shape == (0, 3)
+    assert control_labels(kind, s*np.nan, y).isna().all(axis=None)
+    assert control_labels(kind, s.iloc[:0], y.iloc[:0]).shape == (0, 3)
 
 
 # A temperature that fits
 
 def cross_entropy_at(z, y, T, task):
     z, y = z.to_numpy()/T, y.loc[z.index, z.columns].to_numpy()
-    if task == 'multilabel': known = ~np.isnan(z + y); return np.mean([-np.log(expit(a if b else -a)) for a, b in zip(z[known], y[known])])
+    if task == 'multilabel':
+        known = ~np.isnan(z + y); return np.mean([-np.log(expit(a if b else -a)) for a, b in zip(z[known], y[known])])
     known = ~np.isnan(z + y).any(axis=1)
     return -(y*log_softmax(z, axis=1))[known].sum(axis=1).mean()
 
@@ -504,13 +557,16 @@ def test_two_classes_have_the_temperature_of_one_question():
     two = pd.DataFrame(dict(yes=z, no=0*z))
     truth = pd.DataFrame(dict(yes=y.c0, no=1 - y.c0))
     T = best_temperature(z.to_frame(), y)
-    assert best_temperature(two, truth, 'multiclass') == pytest.approx(T, rel=1e-4) == pytest.approx(best_temperature(two + 7, truth, 'multiclass'), rel=1e-4)
+    assert best_temperature(two, truth, 'multiclass') == pytest.approx(T,
+                                                                       rel=1e-4) == pytest.approx(best_temperature(two + 7, truth, 'multiclass'), rel=1e-4)
 
 def test_temperatures_at_the_bounds():
     y = pd.DataFrame(dict(a=[0., 1, 0, 1]), list('ijkl'))
     z = 4*y - 2
-    assert best_temperature(z, y) == pytest.approx(.05) and best_temperature(-z, y) == pytest.approx(20)    # always right, always wrong
-    assert best_temperature(z, y, bounds=(.5, 3)) == pytest.approx(.5) and best_temperature(-z, y, bounds=(.5, 3)) == pytest.approx(3)
+    # always right, always wrong
+    assert best_temperature(z, y) == pytest.approx(.05) and best_temperature(-z, y) == pytest.approx(20)
+    assert best_temperature(z, y, bounds=(.5, 3)) == pytest.approx(.5)
+    assert best_temperature(-z, y, bounds=(.5, 3)) == pytest.approx(3)
 
 def test_a_class_that_is_out_of_the_question():
     "Pooled parts may be certain; that is no harm where they are right"
@@ -518,7 +574,8 @@ def test_a_class_that_is_out_of_the_question():
     z = pd.DataFrame([[0, -np.inf, -1], [0, 1, -np.inf], [0, 0, -1], [1, 0, 0]], y.index, y.columns)
     assert .05 < best_temperature(z, y, 'multiclass') <= 20
     with pytest.raises(ValueError, match='z is infinite'): best_temperature(z.assign(c=-np.inf), y, 'multiclass')
-    with pytest.raises(ValueError, match='z is infinite'): best_temperature(pd.DataFrame(dict(a=[np.inf, 1.]), list('ij')), pd.DataFrame(dict(a=[0, 1]), list('ij')))
+    with pytest.raises(ValueError, match='z is infinite'):
+        best_temperature(pd.DataFrame(dict(a=[np.inf, 1.]), list('ij')), pd.DataFrame(dict(a=[0, 1]), list('ij')))
 
 def test_temperatures_that_cannot_be_found():
     s, y = labelled(blank_y=0)
@@ -543,41 +600,53 @@ def test_temperatures_that_cannot_be_found():
 def test_calibration_is_scikit_learns(how, bins):
     p, y = labelled(**how)
     table = calibration(y, p, bins)
-    assert table.index.tolist() == p.columns.tolist() and table.columns.tolist() == ['n', 'prevalence', 'mean p', 'log loss', 'Brier', 'ECE'] and table.attrs == dict(bins=bins)
+    assert table.index.tolist() == p.columns.tolist()
+    assert table.columns.tolist() == ['n', 'prevalence', 'mean p', 'log loss', 'Brier', 'ECE']
+    assert table.attrs == dict(bins=bins)
     for c in p:
         t, q = y[c].loc[p.index].to_numpy(), p[c].to_numpy()
         known = ~np.isnan(t + q)
         t, q = t[known], q[known]
         assert table.n[c] == len(t)
         if not len(t): assert table.loc[c].drop('n').isna().all(); continue
-        bin_of = np.ceil(q*bins).clip(1, bins)                                                   # (0, 1/bins], (1/bins, 2/bins], ...
+        # (0, 1/bins], (1/bins, 2/bins], ...
+        bin_of = np.ceil(q*bins).clip(1, bins)
         ece = sum((bin_of == k).mean()*abs(q[bin_of == k].mean() - t[bin_of == k].mean()) for k in set(bin_of))
-        np.testing.assert_allclose(table.loc[c].astype(float), [len(t), t.mean(), q.mean(), log_loss(t, q, labels=[0, 1]), brier_score_loss(t, q, pos_label=1), ece], atol=1e-9)
+        np.testing.assert_allclose(table.loc[c].astype(float),
+                                   [len(t), t.mean(), q.mean(), log_loss(t, q, labels=[0, 1]),
+                                    brier_score_loss(t, q, pos_label=1), ece], atol=1e-9)
         share, said = calibration_curve(t, q, n_bins=bins)
         r = reliability(y[c].loc[p.index], p[c], bins)
-        np.testing.assert_allclose(r['prevalence'], share); np.testing.assert_allclose(r['mean p'], said); assert r.n.sum() == len(t)
+        np.testing.assert_allclose(r['prevalence'],
+                                   share); np.testing.assert_allclose(r['mean p'], said); assert r.n.sum() == len(t)
 
 def test_calibration_at_the_edges():
     y, p = pd.Series([0., 0, 1, 1, 1]), pd.Series([0, .5, .5, .50001, 1])
     r = reliability(y, p, 2)
     assert r.index.tolist() == [0, 1] and r.n.tolist() == [3, 2]
-    assert calibration(y.to_frame('a'), y.to_frame('a')).loc['a', ['log loss', 'Brier', 'ECE']].max() == pytest.approx(0, abs=1e-9)
-    assert calibration(y.to_frame('a'), 1 - y.to_frame('a')).ECE['a'] == 1 and np.isfinite(calibration(y.to_frame('a'), 1 - y.to_frame('a'))).all(axis=None)
+    assert calibration(y.to_frame('a'), y.to_frame('a')).loc['a',
+                                                             ['log loss', 'Brier', 'ECE']].max() == pytest.approx(0, abs=1e-9)
+    assert calibration(y.to_frame('a'), 1 - y.to_frame('a')).ECE['a'] == 1
+    assert np.isfinite(calibration(y.to_frame('a'), 1 - y.to_frame('a'))).all(axis=None)
 
 def test_calibration_that_cannot_be():
     p, y = labelled()
-    with pytest.raises(ValueError, match='p must be probabilities between 0 and 1; they go from'): calibration(y, logit(p))
+    with pytest.raises(ValueError, match='p must be probabilities between 0 and 1; they go from'):
+        calibration(y, logit(p))
     with pytest.raises(ValueError, match='y and p must be of the same images'): calibration(y.iloc[1:], p)
     for bins in (0, -1, 2.5):
-        with pytest.raises(ValueError, match=f'bins must be a whole number from 1 on, not {bins}'): calibration(y, p, bins)
+        with pytest.raises(ValueError, match=f'bins must be a whole number from 1 on, not {bins}'):
+            calibration(y, p, bins)
 
 def test_the_diagram_shows_the_table():
     p, y = labelled()
     p['c2'] = np.nan
     ax = show_calibration(y, p, 5, title='a forest')
-    lines = {line.get_label().split(',')[0]: line for line in ax.lines[1:]}                        # the first is the diagonal
+    # the first is the diagonal
+    lines = {line.get_label().split(',')[0]: line for line in ax.lines[1:]}
     assert set(lines) == {'c0', 'c1'} and ax.get_title() == 'a forest' and len(ax.get_legend().texts) == 2
-    for c, line in lines.items(): np.testing.assert_allclose(line.get_xydata(), reliability(y[c].loc[p.index], p[c], 5)[['mean p', 'prevalence']])
+    for c, line in lines.items():
+        np.testing.assert_allclose(line.get_xydata(), reliability(y[c].loc[p.index], p[c], 5)[['mean p', 'prevalence']])
     own = plt.figure().subplots()
     assert show_calibration(y, p*np.nan, ax=own) is own and len(own.lines) == 1
     plt.close('all')

@@ -1,12 +1,14 @@
 "Corner cases of mmpkd.statistics: ties, missing runs, small designs, and words that must follow from numbers"
+import copy, pickle
 from itertools import combinations, product
 
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, strategies as st
 from scipy.stats import PermutationMethod, binom, binomtest, mannwhitneyu, t as student_t
 
-from mmpkd.statistics import (DIRECTIONS, SCORES, TITLES, attainable_level, attainable_p, cliffs_delta, compare_arms, delta_interval, holm, mann_whitney, metrics_of,
-                              per_run, plus_minus, power, power_table, seeds_needed, sign_flip, summarize, vargha_delaney, verdict, with_intervals)
+from mmpkd.statistics import (DIRECTIONS, SCORES, TITLES, attainable_level, attainable_p, cliffs_delta, compare_arms,
+                              delta_interval, holm, mann_whitney, metrics_of, per_run, plus_minus, power, power_table,
+                              seeds_needed, sign_flip, summarize, vargha_delaney, verdict, with_intervals)
 
 grid = st.integers(0, 4).map(lambda i: i/4)         # few values, so many ties
 sample = st.lists(grid, min_size=1, max_size=5)
@@ -14,7 +16,8 @@ probs = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 def runs(**arms):
     "A table of runs: arm=dict(metric=[values by seed])"
-    return pd.concat([pd.DataFrame(m).assign(arm=a, seed=range(len(next(iter(m.values()))))) for a,m in arms.items()], ignore_index=True)
+    return pd.concat([pd.DataFrame(m).assign(arm=a, seed=range(len(next(iter(m.values()))))) for a,m in arms.items()],
+                     ignore_index=True)
 
 def five(shift=0.): return list(np.arange(5)/100 + shift)
 
@@ -33,7 +36,9 @@ def test_mann_whitney_is_the_full_permutation_test(x, y):
 def test_mann_whitney_by_hand(x, y):
     "Every way of dealing the scores out, one after another"
     both, n = x + y, len(x)
-    def u(first): return sum((both[i] > both[j]) + (both[i] == both[j])/2 for i in first for j in set(range(len(both))) - set(first))
+    def u(first):
+        return sum((both[i] > both[j]) + (both[i] == both[j])/2 for i in first
+                   for j in set(range(len(both))) - set(first))
     all_u, seen = [u(c) for c in combinations(range(len(both)), n)], u(range(n))
     tails = np.mean(np.array(all_u) <= seen), np.mean(np.array(all_u) >= seen)
     assert mann_whitney(x, y) == pytest.approx((seen, min(1, 2*min(tails))))
@@ -129,16 +134,19 @@ def test_holm_edges():
 # From images to runs
 
 def test_per_run_skips_undefined_fpr_and_counts_silence():
-    images = pd.DataFrame(dict(arm='a', seed=0, image_id=list('wxyz'), iou=[.4, .2, 0, 0], fpr=[.5, .7, np.nan, np.nan], n_boxes=[1, 2, 0, 0]))
+    images = pd.DataFrame(dict(arm='a', seed=0, image_id=list('wxyz'), iou=[.4, .2, 0, 0],
+                               fpr=[.5, .7, np.nan, np.nan], n_boxes=[1, 2, 0, 0]))
     r = per_run(images).iloc[0]
     assert (r.iou, r.fpr, r.no_box, r.images) == (pytest.approx(.15), pytest.approx(.6), .5, 4)
 
 def test_per_run_counts_boxes_and_what_silence_costs():
-    images = pd.DataFrame(dict(arm='a', seed=0, image_id=list('wxyz'), iou=[.4, .2, 0, 0], fpr=[.5, .7, np.nan, np.nan], n_boxes=[1, 5, 0, 0]))
+    images = pd.DataFrame(dict(arm='a', seed=0, image_id=list('wxyz'), iou=[.4, .2, 0, 0],
+                               fpr=[.5, .7, np.nan, np.nan], n_boxes=[1, 5, 0, 0]))
     r = per_run(images).iloc[0]
     assert (r.boxes, r.fpr_all) == (1.5, pytest.approx((.5 + .7 + 1 + 1)/4))
     assert list(per_run(images, ['iou'])) == ['arm', 'seed', 'iou', 'no_box', 'boxes', 'images']
-    assert list(per_run(images.drop(columns='n_boxes'))) == ['arm', 'seed', 'iou', 'fpr', 'images']          # an older file
+    # an older file
+    assert list(per_run(images.drop(columns='n_boxes'))) == ['arm', 'seed', 'iou', 'fpr', 'images']
 
 def test_per_run_where_no_image_has_a_box():
     r = per_run(pd.DataFrame(dict(arm='a', seed=0, iou=[0., 0.], fpr=[np.nan]*2, n_boxes=[0, 0]))).iloc[0]
@@ -154,17 +162,21 @@ def test_summarize_single_seed_missing_values_and_more_groups():
 
 def test_metrics_of():
     d = pd.DataFrame(dict(arm='a', seed=[0], mass=[.2], iou=[.4]))
-    assert metrics_of(d) == metrics_of(d, 'iou') == ['iou'] and metrics_of(d, known=SCORES) == ['iou','mass'] and metrics_of(d, ('x','y')) == ['x','y']
+    assert metrics_of(d) == metrics_of(d, 'iou') == ['iou'] and metrics_of(d, known=SCORES) == ['iou','mass']
+    assert metrics_of(d, ('x','y')) == ['x','y']
     for nothing in (None, ()):
         with pytest.raises(ValueError, match="no metrics to work on: scores has"): metrics_of(d[['arm']], nothing)
 
 def test_plus_minus():
-    assert plus_minus(.7249, .0351) == '0.72 ± 0.04' and plus_minus(.5, digits=3) == '0.500' and plus_minus(np.nan, np.nan) == '–'
+    assert plus_minus(.7249, .0351) == '0.72 ± 0.04' and plus_minus(.5, digits=3) == '0.500'
+    assert plus_minus(np.nan, np.nan) == '–'
 
 def test_per_run_averages_all_known_scores_and_tests_few():
     rng = np.random.default_rng(0)
-    images = pd.DataFrame({m: rng.random(80) for m in SCORES} | dict(arm=np.repeat(['baseline','a'], 40), seed=np.tile(np.arange(10), 8), n_boxes=1))
-    assert set(SCORES) <= set(TITLES) and set(SCORES) <= set(per_run(images)) and set(compare_arms(per_run(images)).metric) == set(DIRECTIONS)
+    images = pd.DataFrame({m: rng.random(80) for m in SCORES}
+                          | dict(arm=np.repeat(['baseline','a'], 40), seed=np.tile(np.arange(10), 8), n_boxes=1))
+    assert set(SCORES) <= set(TITLES) and set(SCORES) <= set(per_run(images))
+    assert set(compare_arms(per_run(images)).metric) == set(DIRECTIONS)
 
 
 # Effect sizes
@@ -174,19 +186,23 @@ def test_delta_interval_holds_the_estimate_and_is_a_mirror(x, y, alpha):
     lo, hi = delta_interval(x, y, alpha)
     assert -1 <= lo <= cliffs_delta(x, y) + 1e-9 and cliffs_delta(x, y) - 1e-9 <= hi <= 1 and lo < hi
     assert delta_interval(y, x, alpha) == pytest.approx((-hi, -lo))
-    assert vargha_delaney(x, y) == pytest.approx(mann_whitney(x, y)[0]/(len(x)*len(y))) and vargha_delaney(x, y) + vargha_delaney(y, x) == pytest.approx(1)
+    assert vargha_delaney(x, y) == pytest.approx(mann_whitney(x, y)[0]/(len(x)*len(y)))
+    assert vargha_delaney(x, y) + vargha_delaney(y, x) == pytest.approx(1)
 
 @pytest.mark.parametrize('wins', range(7))
 def test_delta_interval_is_the_exact_binomial_in_its_worst_case(wins):
     "Six runs above or below a baseline that never varies: A12 is a proportion of six"
     ci = binomtest(wins, 6).proportion_ci(.95)
-    assert delta_interval(np.where(np.arange(6) < wins, 1., -1.), np.zeros(6)) == pytest.approx((2*ci.low-1, 2*ci.high-1))
+    assert delta_interval(np.where(np.arange(6) < wins, 1., -1.),
+                          np.zeros(6)) == pytest.approx((2*ci.low-1, 2*ci.high-1))
 
 @pytest.mark.parametrize('n', [3, 5, 6, 10])
 @pytest.mark.parametrize('shape', ['exponential', 'tenfold', 'heavy'])
 def test_delta_interval_covers(n, shape):
     rng = np.random.default_rng(n)
-    def draw(k): return dict(exponential=lambda: (rng.exponential(size=k), rng.exponential(size=k)), tenfold=lambda: (rng.normal(0, 10, k), rng.normal(size=k)),
+    def draw(k):
+        return dict(exponential=lambda: (rng.exponential(size=k), rng.exponential(size=k)),
+                    tenfold=lambda: (rng.normal(0, 10, k), rng.normal(size=k)),
                              heavy=lambda: (rng.standard_t(2, k), rng.standard_t(2, k)))[shape]()
     x, y = draw(4000)
     for shift in (0, 1, 3):
@@ -201,10 +217,12 @@ def test_delta_interval_covers(n, shape):
 def test_power_is_what_the_test_does(n, m, tests):
     rng = np.random.default_rng(0)
     fired = [mann_whitney(rng.normal(.1, .05, n), rng.normal(0, .05, m))[1] <= .05/tests for _ in range(2000)]
-    assert power(.1, .05, n, m, tests=tests) == pytest.approx(np.mean(fired), abs=.035) == power(-.1, .05, n, m, tests=tests)
+    assert power(.1, .05, n, m, tests=tests) == pytest.approx(np.mean(fired),
+                                                              abs=.035) == power(-.1, .05, n, m, tests=tests)
 
 @pytest.mark.parametrize('n', [3, 5, 6, 10])
-def test_power_without_effect_is_the_level(n): assert power(0, 1, n) == pytest.approx(attainable_level('mann_whitney', n), abs=.005)
+def test_power_without_effect_is_the_level(n):
+    assert power(0, 1, n) == pytest.approx(attainable_level('mann_whitney', n), abs=.005)
 
 def test_seeds_needed():
     n = seeds_needed(2, 1)
@@ -216,7 +234,8 @@ def test_seeds_needed():
 def test_power_table():
     scores = runs(baseline=dict(iou=five(), fpr=[.5]*5), a=dict(iou=five(.3)[:3] + [np.nan]*2, fpr=[.5]*5))
     t = power_table(scores, seeds=(5, 6))
-    assert t.metric.tolist() == ['iou']                                    # an FPR that never varies has no spread to plan with
+    # an FPR that never varies has no spread to plan with
+    assert t.metric.tolist() == ['iou']
     v = (4*np.var(five(), ddof=1) + 2*np.var(five()[:3], ddof=1))/6
     assert t.sd.item() == pytest.approx(v**.5) and t['n=6'].item() == power(.11, v**.5, 6, tests=2)
 
@@ -227,11 +246,12 @@ def test_family_is_all_localisation_tests_and_auroc_is_outside():
     m = dict(pixel_auroc=five(.5), iou=five(.5), fpr=five(.5), auroc=five(.5))
     better = {k: five(.7) for k in m}
     c = compare_arms(runs(baseline=m, a=better, b=better))
-    assert c.attrs['tests'] == 6
+    assert c.tests == 6
     assert c[c.metric == 'auroc'].p_holm.isna().all() and c[c.metric != 'auroc'].p_holm.notna().all()
     assert set(c[c.metric == 'fpr'].finding) == {'gets worse'} and set(c[c.metric != 'fpr'].finding) == {'improves'}
     np.testing.assert_allclose(c.p_holm.dropna(), 6*2/252)
-    assert 'uncorrected p = 0.0079' in verdict(c)['a'] and 'ets worse in FPR' in verdict(c)['a'] and 'mixed' in verdict(c)['a']
+    assert 'uncorrected p = 0.0079' in verdict(c)['a'] and 'ets worse in FPR' in verdict(c)['a']
+    assert 'mixed' in verdict(c)['a']
 
 def test_a_fourth_arm_takes_the_findings_away():
     m, better = {k: five(.5) for k in ('pixel_auroc','iou','fpr')}, {k: five(.7) for k in ('pixel_auroc','iou','fpr')}
@@ -242,11 +262,13 @@ def test_a_fourth_arm_takes_the_findings_away():
 
 def test_missing_seeds_and_values():
     scores = runs(baseline=dict(iou=five(), fpr=[.5, np.nan, .4, .3, .2]), a=dict(iou=five(.3)[:4], fpr=[np.nan]*4))
-    c = compare_arms(scores).set_index('metric')
+    comparison = compare_arms(scores)
+    c = comparison.table.set_index('metric')
     assert (c.n_arm['iou'], c.n_baseline['iou']) == (4, 5) and c.attainable['iou'] == 2/126
-    assert c.finding['fpr'] == 'no values' and np.isnan(c.p['fpr']) and c.n_baseline['fpr'] == 4 and c.mean_baseline['fpr'] == pytest.approx(.35)
-    assert c.attrs['tests'] == 1 and c.p_holm['iou'] == c.p['iou']
-    assert 'o values in FPR' in verdict(c.reset_index())['a']
+    assert c.finding['fpr'] == 'no values' and np.isnan(c.p['fpr'])
+    assert c.n_baseline['fpr'] == 4 and c.mean_baseline['fpr'] == pytest.approx(.35)
+    assert comparison.tests == 1 and c.p_holm['iou'] == c.p['iou']
+    assert 'o values in FPR' in verdict(comparison)['a']
 
 def test_partly_missing_values_are_told():
     scores = runs(baseline=dict(iou=five(), fpr=five(.5)), a=dict(iou=five(.3), fpr=[.1, .12, .13, .14, np.nan]))
@@ -258,7 +280,7 @@ def test_single_seed():
 
 def test_no_run_has_a_value():
     c = compare_arms(runs(baseline=dict(iou=[np.nan]*3), a=dict(iou=[np.nan]*3)))
-    assert c.finding.item() == 'no values' and c.attrs['tests'] == 0 and 'no values in IoU' in verdict(c)['a']
+    assert c.finding.item() == 'no values' and c.tests == 0 and 'no values in IoU' in verdict(c)['a']
 
 def test_an_outlier_may_not_turn_the_verdict():
     lower = [.10, .11, .12, .13, .14, 9.]                                    # mean up, ranks down
@@ -268,9 +290,11 @@ def test_an_outlier_may_not_turn_the_verdict():
 
 def test_equal_arms():
     c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five())))
-    assert c.difference.item() == 0 and not c.better.item() and c.p.item() == 1 and c.finding.item() == 'no difference found'
+    assert c.difference.item() == 0 and not c.better.item() and c.p.item() == 1
+    assert c.finding.item() == 'no difference found'
 
-@given(st.lists(st.tuples(grid, grid, grid), min_size=1, max_size=7), st.lists(st.tuples(grid, grid, grid), min_size=1, max_size=7))
+@given(st.lists(st.tuples(grid, grid, grid), min_size=1, max_size=7),
+       st.lists(st.tuples(grid, grid, grid), min_size=1, max_size=7))
 def test_words_follow_from_numbers(x, y):
     table = lambda v: dict(zip(['iou','fpr','auroc'], map(list, zip(*v))))
     c = compare_arms(runs(baseline=table(y), a=table(x)))
@@ -284,7 +308,7 @@ def test_words_follow_from_numbers(x, y):
 def test_another_baseline_and_metric():
     scores = runs(plain=dict(auprc=five(.5)), a=dict(auprc=five(.6)))
     c = compare_arms(scores, baseline='plain', metrics=dict(auprc='higher'))
-    assert c.attrs['tests'] == 1 and c.finding.item() == 'improves'          # an unknown metric belongs to the family
+    assert c.tests == 1 and c.finding.item() == 'improves'          # an unknown metric belongs to the family
 
 def test_compare_arms_refuses():
     scores = runs(baseline=dict(iou=five()), a=dict(iou=five(.3)))
@@ -299,16 +323,18 @@ def test_compare_arms_refuses():
 # The verdict
 
 def test_controls():
-    gain, none, half = dict(iou=five(.5), fpr=five(.1)), dict(iou=five(), fpr=five(.5)), dict(iou=five(.5), fpr=five(.5))
+    gain, none, half = dict(iou=five(.5), fpr=five(.1)), dict(iou=five(),
+                                                              fpr=five(.5)), dict(iou=five(.5), fpr=five(.5))
     c = compare_arms(runs(baseline=none, mmpkd=gain, shuffled=half), controls=['shuffled'])
     v = verdict(c, controls=['shuffled'])
     assert 'improves, but so do shuffled soft labels, in IoU (' in v['mmpkd']
     assert 'improves, and beats the controls, in FPR (' in v['mmpkd'] and 'No control' not in ''.join(v.values())
     assert v['shuffled'].startswith('shuffled (a control; 5 runs against 5, Holm over 2 tests): improves IoU (')
-    assert (c.attrs['tests'], c.attrs['tests_controls']) == (2, 2) and c[c.arm == 'shuffled'].p_controls.isna().all()
+    assert (c.tests, c.tests_controls) == (2, 2) and c[c.arm == 'shuffled'].p_controls.isna().all()
     with pytest.raises(ValueError, match="'noise'"): verdict(c, controls=['noise'])
     for wrong in ('noise', 'baseline'):
-        with pytest.raises(ValueError, match=f"'{wrong}'"): compare_arms(runs(baseline=none, mmpkd=gain), controls=[wrong])
+        with pytest.raises(ValueError, match=f"'{wrong}'"):
+            compare_arms(runs(baseline=none, mmpkd=gain), controls=[wrong])
 
 def test_controls_do_not_enlarge_the_family():
     none, gain = {k: five(.5) for k in ('pixel_auroc','iou')}, {k: five(.7) for k in ('pixel_auroc','iou')}
@@ -320,26 +346,32 @@ def test_controls_do_not_enlarge_the_family():
     assert 'improves, but so does c3, in Pixel AUROC' in verdict(many)['a']
 
 def test_the_worst_control_counts():
-    scores = runs(baseline=dict(iou=five()), a=dict(iou=five(.5)), low=dict(iou=five(.1)), near=dict(iou=five(.493)), high=dict(iou=five(.7)))
+    scores = runs(baseline=dict(iou=five()), a=dict(iou=five(.5)), low=dict(iou=five(.1)), near=dict(iou=five(.493)),
+                  high=dict(iou=five(.7)))
     def row(controls): return compare_arms(scores, controls=controls).set_index('arm').loc['a']
     one, two, three = row(['low']), row(['low','near']), row(['near','high','low'])
     assert (one.worst_control, two.worst_control, three.worst_control) == ('low', 'near', 'high')
-    assert one.p_controls == 2/252 and two.p_controls == mann_whitney(five(.5), five(.493))[1] > .05 and three.p_controls == 1
-    assert two.mean_control == pytest.approx(.513) and one.p_controls_holm == 3*one.p_controls              # three arms are no controls
+    assert one.p_controls == 2/252 and two.p_controls == mann_whitney(five(.5), five(.493))[1] > .05
+    assert three.p_controls == 1
+    # three arms are no controls
+    assert two.mean_control == pytest.approx(.513) and one.p_controls_holm == 3*one.p_controls
 
 def test_lower_is_better_against_controls_too():
     scores = runs(baseline=dict(fpr=five(.9)), a=dict(fpr=five(.3)), c=dict(fpr=five(.6)))
     assert 'improves, and beats the controls, in FPR' in verdict(compare_arms(scores, controls=['c']))['a']
-    swapped = verdict(compare_arms(scores.assign(arm=scores.arm.map(dict(baseline='baseline', a='c', c='a'))), controls=['c']))['a']
+    swapped = verdict(compare_arms(scores.assign(arm=scores.arm.map(dict(baseline='baseline', a='c', c='a'))),
+                                   controls=['c']))['a']
     assert 'improves, but so does c, in FPR' in swapped
 
 def test_a_control_that_cannot_tell():
     "Two runs of a control, or none with a value: the arm improves, and no more can be said"
     none, gain = dict(iou=five()), dict(iou=five(.5))
-    for few, words in (([.01, .02], 'no evidence at this n that it beats the controls, in IoU'), ([np.nan]*5, 'there are no values of c to compare with, in IoU')):
+    for few, words in (([.01, .02], 'no evidence at this n that it beats the controls, in IoU'),
+                       ([np.nan]*5, 'there are no values of c to compare with, in IoU')):
         said = verdict(compare_arms(runs(baseline=none, a=gain, c=dict(iou=few)), controls=['c']))['a']
         assert f'improves, but {words}' in said
-    said = verdict(compare_arms(runs(baseline=none, a=gain, c=dict(iou=[.01, .5, .51, .52, .53])), controls=['c'], alpha=.05))['a']
+    said = verdict(compare_arms(runs(baseline=none, a=gain, c=dict(iou=[.01, .5, .51, .52, .53])), controls=['c'],
+                                alpha=.05))['a']
     assert 'beats the controls' not in said
 
 def test_the_order_of_controls_is_nothing():
@@ -358,17 +390,20 @@ def test_prediction_is_held_against_the_controls_uncorrected():
 
 def test_only_controls_or_only_prediction():
     c = compare_arms(runs(baseline=dict(iou=five()), c=dict(iou=five(.5))), controls='c')
-    assert (c.attrs['tests'], c.attrs['tests_controls']) == (0, 1) and 'improves IoU' in verdict(c)['c']
+    assert (c.tests, c.tests_controls) == (0, 1) and 'improves IoU' in verdict(c)['c']
     c = compare_arms(runs(baseline=dict(auroc=five()), a=dict(auroc=five(.5)), c=dict(auroc=five(.5))), controls=['c'])
     assert c.p_holm.isna().all() and 'Holm' not in verdict(c)['a']
 
 def test_five_metrics_and_five_controls_stay_readable():
     names = ['pixel_auroc','iou','auprc','hit','mass']
-    level = dict(baseline=[0]*5, a=[5, 5, 5, -5, 0], c1=[5, 0, 0, 0, 0], c2=[5, 5, 0, 0, 0], c3=[0]*5, c4=[0]*5, c5=[0, 0, 5, 0, 0])
+    level = dict(baseline=[0]*5, a=[5, 5, 5, -5, 0], c1=[5, 0, 0, 0, 0], c2=[5, 5, 0, 0, 0], c3=[0]*5, c4=[0]*5,
+                 c5=[0, 0, 5, 0, 0])
     scores = runs(**{a: {m: .5 + (np.arange(8) + 10*k)/1000 for m,k in zip(names, v)} for a,v in level.items()})
-    said = verdict(compare_arms(scores, controls=['c1','c2','c3','c4','c5'], metrics=dict.fromkeys(names, 'higher')))['a']
+    said = verdict(compare_arms(scores, controls=['c1','c2','c3','c4','c5'],
+                                metrics=dict.fromkeys(names, 'higher')))['a']
     assert len(said) < 700 and said.count('. ') <= 3 and 'The picture is mixed: gets worse in Pointing hit' in said
-    assert 'but so do c1 and c2, in Pixel AUROC' in said and 'but so does c2, in IoU' in said and 'but so does c5, in AUPRC' in said
+    assert 'but so do c1 and c2, in Pixel AUROC' in said and 'but so does c2, in IoU' in said
+    assert 'but so does c5, in AUPRC' in said
 
 def test_arms_that_do_not_differ_are_left_in_peace():
     "150 experiments without any effect: the family-wise rate of any claim, for the arms and for the controls"
@@ -380,12 +415,25 @@ def test_arms_that_do_not_differ_are_left_in_peace():
         claims.append((t.finding.isin(['improves','gets worse']) & (t.arm != 'c')).any())
     assert np.mean(claims) <= binom.ppf(.995, 150, .05)/150
 
-def test_verdict_survives_parquet_and_asks_for_its_attrs(tmp_path):
+def test_a_comparison_reads_like_its_table_and_stores_as_one(tmp_path):
     c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five(.3))))
+    assert len(c) == 1 and list(c) == list(c.table) and 'iou' in c.metric.tolist() and 'finding' in c
+    assert c[c.arm == 'a'].equals(c.table) and next(c.itertuples()).finding == 'improves'
+    assert c.assign(data='cxr').data.tolist() == ['cxr']
+    assert pickle.loads(pickle.dumps(c)).table.equals(c.table) and copy.deepcopy(c).tests == c.tests
     c.to_parquet(tmp_path/'c.parquet')
-    assert verdict(pd.read_parquet(tmp_path/'c.parquet')) == verdict(c)
-    c.to_csv(tmp_path/'c.csv', index=False)
-    with pytest.raises(ValueError, match='compare_arms'): verdict(pd.read_csv(tmp_path/'c.csv'))
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path/'c.parquet'), c.table)
+    with pytest.raises(AttributeError, match='colour'): c.colour
+
+def test_a_comparison_shows_itself():
+    c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five(.3)), c=dict(iou=five())), controls='c')
+    for shown in (repr(c), c._repr_html_()):
+        assert "Against 'baseline', α = 0.05" in shown and '(Holm): 1, 1 of controls' in shown and 'improves' in shown
+    assert max(map(len, repr(c).split('\n'))) <= 100
+
+def test_verdict_takes_no_table_alone():
+    c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five(.3))))
+    with pytest.raises(ValueError, match='compare_arms'): verdict(c.table)
 
 
 # Arms that have no values
@@ -399,9 +447,11 @@ def silent_runs(n=5):
 def test_an_arm_without_values_costs_the_others_nothing():
     "Neither a place in the family of the baseline's tests, nor in that of the controls'"
     runs = silent_runs()
-    both, alone = (compare_arms(r, controls=['shuffled'], metrics=dict(fpr='lower'), predictive=()).set_index('arm').loc['mmpkd'] for r in (runs, runs[runs.arm != 'other']))
+    both, alone = (compare_arms(r, controls=['shuffled'], metrics=dict(fpr='lower'),
+                                predictive=()).set_index('arm').loc['mmpkd'] for r in (runs, runs[runs.arm != 'other']))
     assert both.p_controls_holm == alone.p_controls_holm == both.p_controls <= .05
-    told = verdict(compare_arms(runs, controls=['shuffled'], metrics=dict(fpr='lower'), predictive=()), 'shuffled')      # one name will do
+    # one name will do
+    told = verdict(compare_arms(runs, controls=['shuffled'], metrics=dict(fpr='lower'), predictive=()), 'shuffled')
     assert 'improves, and beats the controls, in FPR' in told['mmpkd'] and 'no values in FPR' in told['other']
 
 def test_a_control_without_values_beats_nobody_and_is_not_beaten():
@@ -448,7 +498,8 @@ def test_a_silent_control_gains_nothing():
     "So it takes no credit from an arm that draws its boxes"
     rng = np.random.default_rng(0)
     arms = dict(baseline=(.8, .1), a=(.5, .1), shuffled=(.6, .6))
-    values = {a: dict(fpr=f + rng.normal(0, .01, 6), no_box=[s]*6, fpr_all=[f]*6, boxes=[1.]*6) for a, (f, s) in arms.items()}
+    values = {a: dict(fpr=f + rng.normal(0, .01, 6), no_box=[s]*6, fpr_all=[f]*6, boxes=[1.]*6) for a,
+              (f, s) in arms.items()}
     scores = runs(**values)
     c = compare_arms(scores, controls=['shuffled'], metrics=dict(fpr='lower'))
     assert c.set_index('arm').finding.to_dict() == dict(a='improves', shuffled='mixed')
@@ -474,7 +525,7 @@ def test_other_scores_say_nothing_of_silence():
 def test_silence_does_not_change_a_p():
     "What stands beside a score is no test: the family is as large as before"
     c, bare = hushed(.1, .5), hushed(.1, .1)
-    assert c.attrs == bare.attrs and c.p_holm[0] == bare.p_holm[0] and c.attrs['tests'] == 1
+    assert c.tests == bare.tests == 1 and c.p_holm[0] == bare.p_holm[0]
 
 
 # How far a claim reaches
@@ -494,17 +545,20 @@ def test_a_claim_is_held_against_its_interval():
     assert verdict(c, intervals=ends(iou=(.1, .5), fpr=(.1, .5)))['a'] == bare
 
 def test_claims_that_share_a_doubt_share_a_clause():
-    none, gain = {k: five(.2) for k in ('pixel_auroc','iou','auprc')}, {k: five(.7) for k in ('pixel_auroc','iou','auprc')}
+    none, gain = {k: five(.2) for k in ('pixel_auroc','iou','auprc')}, {k: five(.7)
+                                                                        for k in ('pixel_auroc','iou','auprc')}
     c = compare_arms(runs(baseline=none, a=gain), metrics=dict.fromkeys(none, 'higher'))
     said = verdict(c, intervals=ends(pixel_auroc=(-.1, .9), iou=(.2, .8), auprc=(-.2, .7)))['a']
     assert ' and AUPRC (0.22 to 0.72, p = 0.024), but the intervals over seeds and patients contain zero (-0.1 to 0.9 and -0.2 to 0.7); improves IoU (' in said
 
-@pytest.mark.parametrize('lo,hi,zero', [(-1., 1., True), (0., 1., True), (-1., 0., True), (.1, 1., False), (-1., -.1, False), (np.nan, np.nan, False)])
+@pytest.mark.parametrize('lo,hi,zero', [(-1., 1., True), (0., 1., True), (-1., 0., True), (.1, 1., False),
+                                        (-1., -.1, False), (np.nan, np.nan, False)])
 def test_an_interval_contains_zero_or_not(lo, hi, zero):
     c = compare_arms(runs(baseline=dict(iou=five()), a=dict(iou=five(.5))))
     held = with_intervals(c, ends(iou=(lo, hi)))
-    assert held.contains_zero.tolist() == [zero] and held.attrs == c.attrs and ('zero' in verdict(c, intervals=ends(iou=(lo, hi)))['a']) == zero
-    pd.testing.assert_frame_equal(held[list(c)], c)
+    assert held.contains_zero.tolist() == [zero] and held.tests == c.tests
+    assert ('zero' in verdict(c, intervals=ends(iou=(lo, hi)))['a']) == zero
+    pd.testing.assert_frame_equal(held[list(c)], c.table)
 
 def test_a_metric_without_an_interval_is_left_as_it_is():
     c = compare_arms(runs(baseline=dict(iou=five(), auroc=five()), a=dict(iou=five(.5), auroc=five(.5))))
@@ -521,13 +575,12 @@ def test_one_teacher_is_said():
     none, gain = dict(iou=five()), dict(iou=five(.5))
     scores = runs(baseline=none, a=gain, smooth=none)
     c, plain = compare_arms(scores, controls=['smooth'], one_teacher='a'), compare_arms(scores, controls=['smooth'])
-    pd.testing.assert_frame_equal(c, plain)
-    assert c.attrs['one_teacher'] == ['a'] and plain.attrs['one_teacher'] == []
+    pd.testing.assert_frame_equal(c.table, plain.table)
+    assert c.one_teacher == ['a'] and plain.one_teacher == []
     said, without = verdict(c), verdict(plain)
-    assert ': with this teacher, improves, and beats the controls, in IoU (' in said['a'] and said['a'].replace('with this teacher, ', '') == without['a']
+    assert ': with this teacher, improves, and beats the controls, in IoU (' in said['a']
+    assert said['a'].replace('with this teacher, ', '') == without['a']
     assert said['smooth'] == without['smooth'] and 'with this teacher' not in said['smooth']
-    c.attrs.pop('one_teacher')                                              # as an older version left it
-    assert verdict(c) == without
     with pytest.raises(ValueError, match="one_teacher names .'b'."): compare_arms(scores, one_teacher=['b'])
 
 def test_intervals_of_a_family_hold_together():
@@ -535,11 +588,15 @@ def test_intervals_of_a_family_hold_together():
     names = ('pixel_auroc', 'iou', 'auroc')
     c = compare_arms(runs(baseline={m: five(.2) for m in names}, a={m: five(.5) for m in names}))
     se, df = .1, 8.
-    t = pd.DataFrame([dict(arm='a', metric=m, lo=.3 - student_t.ppf(.975, df)*se, hi=.3 + student_t.ppf(.975, df)*se, se=se, df=df) for m in names])
+    t = pd.DataFrame([dict(arm='a', metric=m, lo=.3 - student_t.ppf(.975, df)*se, hi=.3 + student_t.ppf(.975, df)*se,
+                           se=se, df=df) for m in names])
     held = with_intervals(c, t).set_index('metric')
     assert held.together.tolist() == [2, 2, 1]
     assert 0 < held.lo['auroc'] == pytest.approx(t.lo[2])
-    for m in names[:2]: assert (held.lo[m], held.hi[m]) == pytest.approx((.3 - student_t.ppf(1 - .0125, df)*se, .3 + student_t.ppf(1 - .0125, df)*se))
+    for m in names[:2]:
+        assert (held.lo[m], held.hi[m]) == pytest.approx((.3 - student_t.ppf(1 - .0125, df)*se,
+                                                          .3 + student_t.ppf(1 - .0125, df)*se))
     wide = with_intervals(c, t.assign(se=.115)).iloc[0]
     said, ends = verdict(c, intervals=t.assign(se=.115))['a'], f'{wide.lo:.2g} to {wide.hi:.2g}'
-    assert wide.lo < 0 < t.lo[0] and f'contain zero ({ends} and {ends}; 95% for 2 tests together)' in said and said.count('zero') == 1
+    assert wide.lo < 0 < t.lo[0] and f'contain zero ({ends} and {ends}; 95% for 2 tests together)' in said
+    assert said.count('zero') == 1
