@@ -14,8 +14,10 @@ from sklearn.preprocessing import FunctionTransformer
 from mmpkd.cohort import Cohort
 from mmpkd.phantom import FINDINGS, METADATA, phantom_cases, phantom_table
 from mmpkd import teachers
-from mmpkd.teachers import (MAX_COLUMNS, PRESETS, TEACHERS, BagOfWordsTeacher, BoostedTeacher, ForestTeacher, StackedTeacher, TextTeacher, class_auroc, evidence, load_teacher,
-                            image_logits, load_text_model, macro_auroc, make_teacher, masked_loss, of_images, out_of_fold, questions, save_teacher, small_bert, tabular_features, teacher_table)
+from mmpkd.teachers import (MAX_COLUMNS, PRESETS, TEACHERS, BagOfWordsTeacher, BoostedTeacher, ForestTeacher,
+                            StackedTeacher, TextTeacher, class_auroc, evidence, load_teacher,
+                            image_logits, load_text_model, macro_auroc, make_teacher, masked_loss, of_images,
+                            out_of_fold, targets, save_teacher, small_bert, tabular_features, teacher_table)
 
 N = 60
 
@@ -24,10 +26,13 @@ def cohort(n=N, seed=0, task='multilabel', ids='im', **changes):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=n)
     kind = np.digitize(x + rng.normal(0, .5, n), [-.5, .5])
-    labels = {c: (kind == k).astype(float) for k, c in enumerate(['none', 'benign', 'cancer'])} if task == 'multiclass' else dict(mass=(x > 0).astype(float), calc=(kind == 2).astype(float))
-    t = pd.DataFrame(labels | dict(image_id=[f'{ids}{i}' for i in range(n)], patient_id=[f'{ids}{i//2}' for i in range(n)], split='train', image='x.png',
-                                   grade=np.rint(x) + 0., size=x + rng.normal(size=n), device=rng.choice(['A', 'B'], n),
-                                   report=np.where(x + rng.normal(0, .5, n) > 0, 'a large shadow', 'all clear')))
+    labels = dict(mass=(x > 0).astype(float), calc=(kind == 2).astype(float))
+    if task == 'multiclass':
+        labels = {c: (kind == k).astype(float) for k, c in enumerate(['none', 'benign', 'cancer'])}
+    t = pd.DataFrame(labels | dict(
+        image_id=[f'{ids}{i}' for i in range(n)], patient_id=[f'{ids}{i//2}' for i in range(n)], split='train',
+        image='x.png', grade=np.rint(x) + 0., size=x + rng.normal(size=n), device=rng.choice(['A', 'B'], n),
+        report=np.where(x + rng.normal(0, .5, n) > 0, 'a large shadow', 'all clear')))
     return Cohort(t.assign(**changes), list(labels), text='report', tabular=['grade', 'size', 'device'], task=task)
 
 def forest(**kwargs): return ForestTeacher(**dict(n_estimators=30, min_samples_leaf=2) | kwargs)
@@ -60,7 +65,9 @@ def test_images_without_a_label_teach_nothing(make, task):
     for name, ids in make().fit(b).fitted_on.items(): assert len(ids) == (57 if name in ('mass', 'class') else 60)
     assert make().fit(b).logits(b).notna().all(axis=None)                    # it answers for them all the same
 
-@pytest.mark.parametrize('make,columns', [(forest, ['grade', 'size', 'device']), (boosted, ['grade', 'size', 'device']), (BagOfWordsTeacher, ['report']), (stack, ['grade', 'size', 'device', 'report'])])
+@pytest.mark.parametrize('make,columns', [(forest, ['grade', 'size', 'device']), (boosted, ['grade', 'size', 'device']),
+                                          (BagOfWordsTeacher, ['report']),
+                                          (stack, ['grade', 'size', 'device', 'report'])])
 def test_without_privileged_information_there_is_no_answer(make, columns):
     items = cohort().items.copy()
     for c in columns:
@@ -70,7 +77,9 @@ def test_without_privileged_information_there_is_no_answer(make, columns):
     c = Cohort(items, ['mass', 'calc'], text='report', tabular=['grade', 'size', 'device'])
     teacher = make().fit(c)
     z = teacher.logits(c)
-    assert z.index.tolist() == c.items.image_id.tolist() and z.isna().all(axis=1).to_numpy().nonzero()[0].tolist() == [2, 9] and z.isna().any(axis=1).sum() == 2
+    assert z.index.tolist() == c.items.image_id.tolist()
+    assert z.isna().all(axis=1).to_numpy().nonzero()[0].tolist() == [2, 9]
+    assert z.isna().any(axis=1).sum() == 2
     assert 'im2' not in teacher.fitted_on['mass']
     assert teacher.logits(c.take(['im2', 'im9'])).isna().all(axis=None)
     if hasattr(teacher, 'oob_logits'): assert teacher.oob_logits(c).isna().all(axis=1).sum() == 2
@@ -78,7 +87,8 @@ def test_without_privileged_information_there_is_no_answer(make, columns):
 @pytest.mark.parametrize('make', MAKE)
 @pytest.mark.parametrize('value', [0., 1.])
 def test_all_answers_the_same(make, value):
-    with pytest.raises(ValueError, match=rf"all 60 known answers for 'calc' are \[{value:.0f}\]; .* at least two"): make().fit(cohort(calc=value))
+    with pytest.raises(ValueError, match=rf"all 60 known answers for 'calc' are \[{value:.0f}\]; .* at least two"):
+        make().fit(cohort(calc=value))
     y = np.where(np.arange(N) < 50, value, np.nan)
     with pytest.raises(ValueError, match="all 50 known answers for 'calc'"): make().fit(cohort(calc=y))
     with pytest.raises(ValueError, match="all 0 known answers for 'calc' are"): make().fit(cohort(calc=np.nan))
@@ -89,9 +99,11 @@ def test_one_class_only():
 
 def test_nothing_to_read():
     c = cohort()
-    for make, what in ((forest, 'tabular'), (boosted, 'tabular'), (BagOfWordsTeacher, 'text'), (stack, 'tabular'), (TextTeacher, 'text')):
+    for make, what in ((forest, 'tabular'), (boosted, 'tabular'), (BagOfWordsTeacher, 'text'), (stack, 'tabular'),
+                       (TextTeacher, 'text')):
         for act in ('fit', 'check', 'inputs'):
-            with pytest.raises(ValueError, match=f"reads {what} columns, and cohort 'dumb' names none"): getattr(make(), act)(Cohort(c.items, c.labels, name='dumb'))
+            with pytest.raises(ValueError, match=f"reads {what} columns, and cohort 'dumb' names none"):
+                getattr(make(), act)(Cohort(c.items, c.labels, name='dumb'))
 
 @pytest.mark.parametrize('blank', ['', '  ', '\n', None])
 def test_an_empty_report_is_no_report(blank):
@@ -102,11 +114,13 @@ def test_an_empty_report_is_no_report(blank):
 
 # Several classes
 
-def test_questions_of_several_classes():
+def test_targets_of_several_classes():
     c = cohort(task='multiclass')
-    items = c.items.copy(); items.loc[4, c.labels] = np.nan
-    q = questions(Cohort(items, c.labels, task='multiclass'))
-    assert list(q) == ['class'] and q['class'].index.tolist() == c.items.image_id.tolist() and pd.isna(q['class']['im4'])
+    items = c.items.copy()
+    items.loc[4, c.labels] = np.nan
+    q = targets(Cohort(items, c.labels, task='multiclass'))
+    assert list(q) == ['class'] and q['class'].index.tolist() == c.items.image_id.tolist()
+    assert pd.isna(q['class']['im4'])
     for i in ('im0', 'im7', 'im59'): assert c.y().loc[i, q['class'][i]] == 1
 
 @pytest.mark.parametrize('order', [['none', 'benign', 'cancer'], ['cancer', 'none', 'benign']])
@@ -118,7 +132,7 @@ def test_classes_keep_their_names(order):
         t = make().fit(c)
         z, model = t.logits(c), t.models['class']
         x = t.inputs(c) if make is not stack else t.side_by_side([part.logits(c) for part in t.parts])
-        p = pd.DataFrame(model.predict_proba(t.about(x, 'class')), z.index, model.classes_)[order]
+        p = pd.DataFrame(model.predict_proba(t.select_inputs(x, 'class')), z.index, model.classes_)[order]
         assert z.columns.tolist() == order
         np.testing.assert_allclose(softmax(z.to_numpy(), axis=1), p, atol=3*t.eps)
         assert macro_auroc(c.y(), z) > .6
@@ -137,18 +151,20 @@ def test_no_logit_is_infinite(task):
     t = forest(min_samples_leaf=1).fit(c)
     z = t.logits(c).to_numpy()
     assert np.isfinite(z).all() and (abs(z) <= abs(np.log(t.eps)) + 1e-6).all()
-    if task == 'multilabel': np.testing.assert_allclose(expit(z[:, 0]), t.models['mass'].predict_proba(t.inputs(c))[:, 1], atol=t.eps + 1e-12)
+    if task == 'multilabel':
+        np.testing.assert_allclose(expit(z[:, 0]), t.models['mass'].predict_proba(t.inputs(c))[:, 1],
+                                   atol=t.eps + 1e-12)
 
 
 # Metadata as they come
 
 @pytest.mark.parametrize('train,test', [
-    (dict(device=['A', 'B']*30), dict(device=['C', None]*30)),                                                      # unseen, and missing only now
+    (dict(device=['A', 'B']*30), dict(device=['C', None]*30)),  # unseen, and missing only now
     (dict(device=['A', None]*30), dict(device=['A', 'C']*30)),
     (dict(grade=[1., 2.]*30), dict(grade=[3., np.nan]*30)),
-    (dict(), dict(size=np.nan)),                                                                                    # an amount that is missing only now
+    (dict(), dict(size=np.nan)),  # an amount that is missing only now
     (dict(size=np.where(np.arange(N) % 3, np.arange(N), np.nan)), dict()),
-    (dict(size=np.nan), dict()),                                                                                    # nothing at all to learn from
+    (dict(size=np.nan), dict()),  # nothing at all to learn from
     (dict(grade=pd.array([1, None]*30, dtype='Int64')), dict(grade=pd.array([2, None]*30, dtype='Int64'))),
     (dict(device=[True, False]*30), dict(device=[False, True]*30)),
     (dict(device=pd.Categorical(['A', None]*30)), dict(device=pd.Categorical(['C', None]*30))),
@@ -164,7 +180,8 @@ def test_codes_are_categories_and_amounts_are_amounts():
     names = tabular_features(x).fit(x).get_feature_names_out().tolist()
     assert 'size' in names and 'grade' not in names and {'device_A', 'device_B', 'grade_0.0'} <= set(names)
     missing = x.assign(device=x.device.where(x.index > 3), size=x['size'].where(x.index > 3))
-    assert {'device_nan', 'missingindicator_size'} <= set(tabular_features(missing).fit(missing).get_feature_names_out())
+    assert {'device_nan',
+            'missingindicator_size'} <= set(tabular_features(missing).fit(missing).get_feature_names_out())
     assert 'grade' in tabular_features(x, max_levels=2).fit(x).get_feature_names_out()
 
 def test_columns_are_found_by_name():
@@ -185,7 +202,8 @@ def test_out_of_bag_joins_by_id():
     np.testing.assert_allclose(expit(t.oob_logits(c).mass), p.clip(t.eps, 1 - t.eps))
 
 def test_out_of_bag_falls_back_for_images_without_a_label():
-    items = cohort().items.copy(); items.loc[[5, 6], 'mass'] = np.nan
+    items = cohort().items.copy()
+    items.loc[[5, 6], 'mass'] = np.nan
     c = Cohort(items, ['mass', 'calc'], tabular=['grade', 'size', 'device'])
     t = forest().fit(c)
     z, all_trees = t.oob_logits(c), t.logits(c)
@@ -214,7 +232,7 @@ def test_an_image_in_every_bag_has_no_out_of_bag_answer(task):
     name = 'mass' if task == 'multilabel' else 'class'
     unjudged = t.models[name]['model'].oob_decision_function_.sum(axis=1) == 0
     assert 0 < unjudged.sum() < N
-    assert t.oob_logits(c)[t.columns(name)][unjudged].isna().all(axis=None)
+    assert t.oob_logits(c)[t.classes_of(name)][unjudged].isna().all(axis=None)
 
 def test_out_of_bag_knows_less_than_in_sample():
     rng = np.random.default_rng(0)
@@ -239,29 +257,34 @@ def test_fitting_twice_is_fitting_once():
 def test_make_teacher():
     assert vars(make_teacher('forest', seed=7, n_estimators=3)) == dict(n_estimators=3, min_samples_leaf=5, seed=7)
     assert isinstance(make_teacher('bow', C=2.), BagOfWordsTeacher)
-    with pytest.raises(ValueError, match="one of forest, boosting, bow, bert, stacked, not 'oracle'"): make_teacher('oracle')
-    with pytest.raises(ValueError, match="no 'trees'; it has n_estimators, min_samples_leaf, seed"): make_teacher('forest', trees=3)
+    with pytest.raises(ValueError, match="one of forest, boosting, bow, bert, stacked, not 'oracle'"):
+        make_teacher('oracle')
+    with pytest.raises(ValueError, match="no 'trees'; it has n_estimators, min_samples_leaf, seed"):
+        make_teacher('forest', trees=3)
 
 
 # AUROC
 
-values = st.lists(st.tuples(st.sampled_from([0., 1., np.nan]), st.sampled_from([.1, .2, .3, np.nan])), min_size=1, max_size=15)
+values = st.lists(st.tuples(st.sampled_from([0., 1., np.nan]), st.sampled_from([.1, .2, .3, np.nan])), min_size=1,
+                  max_size=15)
 
 @given(values, st.randoms())
 def test_class_auroc_is_sklearns(rows, random):
     y, p = (pd.DataFrame(dict(a=list(v), b=1.), [f'i{k}' for k in range(len(rows))]) for v in zip(*rows))
     known = [(t, q) for t, q in rows if t == t and q == q]
     expected = roc_auc_score(*zip(*known)) if len({t for t, _ in known}) == 2 else np.nan
-    order = list(y.index); random.shuffle(order)
+    order = list(y.index)
+    random.shuffle(order)
     a = class_auroc(y, p.loc[order])
     assert a.index.tolist() == ['a', 'b'] and np.isnan(a.b)
     np.testing.assert_equal(a.a, expected)
-    np.testing.assert_equal(macro_auroc(y, p), expected)                     # the class without an answer is left out of the mean
+    np.testing.assert_equal(macro_auroc(y, p), expected)  # the class without an answer is left out of the mean
 
 def test_class_auroc_of_other_images():
     y = pd.DataFrame(dict(a=[0., 1.]), ['i', 'j'])
     for index in (['i', 'k'], ['i', 'j', 'k'], ['i'], ['i', 'i']):
-        with pytest.raises(ValueError, match='must be of the same images'): class_auroc(y, pd.DataFrame(dict(a=.5), index))
+        with pytest.raises(ValueError, match='must be of the same images'):
+            class_auroc(y, pd.DataFrame(dict(a=.5), index))
 
 def test_macro_is_the_mean_of_the_classes():
     y = pd.DataFrame(dict(a=[0., 1, 1, 0], b=[1., 0, 0, 1]))
@@ -275,17 +298,21 @@ def test_presets():
     assert vars(make_teacher('forest', 3, 'paper')) == dict(n_estimators=100, min_samples_leaf=1, seed=3)
     assert make_teacher('forest', preset='paper', n_estimators=7).n_estimators == 7
     assert make_teacher('bert', preset='paper').model == PRESETS['paper']['bert']['model'] == TextTeacher().model
-    with pytest.raises(ValueError, match="for the teachers forest, bert, not 'boosting'"): make_teacher('boosting', preset='paper')
-    with pytest.raises(ValueError, match="preset must be one of paper, not 'book'"): make_teacher('forest', preset='book')
+    with pytest.raises(ValueError, match="for the teachers forest, bert, not 'boosting'"):
+        make_teacher('boosting', preset='paper')
+    with pytest.raises(ValueError, match="preset must be one of paper, not 'book'"):
+        make_teacher('forest', preset='book')
 
 @pytest.mark.parametrize('name', TEACHERS)
 def test_settings_that_a_teacher_does_not_have(name):
     "A language model for a forest, say; the message has what there is"
-    with pytest.raises(ValueError, match=f"the teacher '{name}' has no 'depht'; it has .*seed"): make_teacher(name, depht=3)
+    with pytest.raises(ValueError, match=f"the teacher '{name}' has no 'depht'; it has .*seed"):
+        make_teacher(name, depht=3)
 
 def test_a_finding_of_one_patient_stops_out_of_fold_by_name():
     c = cohort()
-    rare = Cohort(c.items.assign(mass=(c.items.patient_id == c.items.patient_id[0]).astype(float)), c.labels, tabular=c.tabular, text=c.text)
+    rare = Cohort(c.items.assign(mass=(c.items.patient_id == c.items.patient_id[0]).astype(float)), c.labels,
+                  tabular=c.tabular, text=c.text)
     forest().fit(rare)                                                      # all of them together are enough
     with pytest.raises(ValueError, match=r"without the patients of fold \d of 5: .*'mass'"): out_of_fold(forest(), rare)
 
@@ -294,13 +321,16 @@ def test_the_best_epoch_is_judged_by_what_is_predicted(small, tmp_path):
     words = np.random.default_rng(0).choice(['a', 'large', 'shadow', 'all', 'clear'], (N, 4))
     c = cohort(task='multiclass', report=[' '.join(w) for w in words])
     t = bert(small, epochs=1).fit(c)
-    [history] = t.train(tmp_path, c, c)
-    with torch.inference_mode(): raw = pd.DataFrame(t.network.eval()(**t.encode(t.inputs(c))).logits.numpy(), c.items.image_id, c.labels)
-    assert history['auroc'] == pytest.approx(macro_auroc(c.y(), t.logits(c)), abs=1e-6) and history['auroc'] != pytest.approx(macro_auroc(c.y(), raw), abs=1e-4)
+    [history] = t.train_network(tmp_path, c, c)
+    with torch.inference_mode():
+        raw = pd.DataFrame(t.network.eval()(**t.encode(t.inputs(c))).logits.numpy(), c.items.image_id, c.labels)
+    assert history['auroc'] == pytest.approx(macro_auroc(c.y(), t.logits(c)), abs=1e-6)
+    assert history['auroc'] != pytest.approx(macro_auroc(c.y(), raw), abs=1e-4)
 
 def test_a_teacher_without_a_name_is_not_saved(tmp_path):
     class Mine(ForestTeacher): pass
-    with pytest.raises(ValueError, match='Mine has no name .* add it to `TEACHERS`'): save_teacher(Mine(5).fit(cohort()), tmp_path/'t')
+    with pytest.raises(ValueError, match='Mine has no name .* add it to `TEACHERS`'):
+        save_teacher(Mine(5).fit(cohort()), tmp_path/'t')
     assert list(tmp_path.iterdir()) == []
 
 def with_parts(n=N, seed=0):
@@ -308,7 +338,8 @@ def with_parts(n=N, seed=0):
     parts = cohort(n, seed, task='multiclass')
     parts.items['of'] = [f'whole{i//3 if i % 2 else i//2}' for i in range(n)]
     parts.items['patient_id'] = parts.items.of
-    items = parts.items.assign(image_id=parts.items.of).groupby('of', sort=False).agg(dict.fromkeys(['image_id', 'patient_id', 'split', 'image'], 'first') | dict.fromkeys(parts.labels, 'max')).reset_index(drop=True)
+    how = dict.fromkeys(['image_id', 'patient_id', 'split', 'image'], 'first') | dict.fromkeys(parts.labels, 'max')
+    items = parts.items.assign(image_id=parts.items.of).groupby('of', sort=False).agg(how).reset_index(drop=True)
     for k, c in enumerate(parts.labels): items[c] = items[c]*(1 - items[parts.labels[k+1:]].max(axis=1).fillna(0))
     return Cohort(items, parts.labels, task='multiclass', parts=parts)
 
@@ -322,12 +353,15 @@ def test_teacher_table():
     c = cohort(90)
     c.items['split'] = ['train']*60 + ['valid']*10 + ['test']*20
     t = teacher_table(c, 'forest', seeds=3, folds=3, n_estimators=30)
-    assert t.index.tolist() == [0, 1, 2, 'mean', 'sd'] and t.columns.tolist() == ['in-sample', 'out-of-bag', 'out-of-fold', 'valid', 'test']
-    np.testing.assert_allclose(t.loc['mean'], t.loc[[0, 1, 2]].mean()); np.testing.assert_allclose(t.loc['sd'], t.loc[[0, 1, 2]].std())
+    assert t.index.tolist() == [0, 1, 2, 'mean', 'sd']
+    assert t.columns.tolist() == ['in-sample', 'out-of-bag', 'out-of-fold', 'valid', 'test']
+    np.testing.assert_allclose(t.loc['mean'], t.loc[[0, 1, 2]].mean())
+    np.testing.assert_allclose(t.loc['sd'], t.loc[[0, 1, 2]].std())
     train, test = c.split('train'), c.split('test')
     one = ForestTeacher(30, seed=1).fit(train)
     np.testing.assert_allclose(t.loc[1, ['in-sample', 'out-of-bag', 'out-of-fold', 'test']].astype(float),
-        [macro_auroc(train.y(), one.logits(train)), macro_auroc(train.y(), one.oob_logits(train)), macro_auroc(train.y(), out_of_fold(one, train, 3, 1)), macro_auroc(test.y(), one.logits(test))])
+        [macro_auroc(train.y(), one.logits(train)), macro_auroc(train.y(), one.oob_logits(train)),
+         macro_auroc(train.y(), out_of_fold(one, train, 3, 1)), macro_auroc(test.y(), one.logits(test))])
 
 def test_teacher_table_of_what_there_is():
     c = cohort()
@@ -354,7 +388,9 @@ def test_the_papers_forest_on_cbis(shared_data, task, auroc, better):
     paper = teacher_table(c, 'forest', preset='paper')
     assert len(paper) == 7 and paper.loc['mean', 'test (parts)'] == pytest.approx(auroc, abs=.01)
     assert paper.loc['mean', 'in-sample (parts)'] > paper.loc['mean', 'out-of-bag (parts)'] + .05
-    for name in ('forest', 'boosting'): assert teacher_table(c, name, seeds=1).loc['mean', 'test (parts)'] > max(better - .01, paper.loc['mean', 'test (parts)'])
+    least = max(better - .01, paper.loc['mean', 'test (parts)'])
+    for name in ('forest', 'boosting'):
+        assert teacher_table(c, name, seeds=1).loc['mean', 'test (parts)'] > least
 
 
 # The language model
@@ -364,11 +400,17 @@ REPORTS = ['a large shadow', 'all clear']
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
     "A very small BERT with the words of `cohort`"
-    return small_bert(cohort().items.report, tmp_path_factory.mktemp('bert')/'model', hidden=32, layers=1, max_length=64)
+    return small_bert(cohort().items.report, tmp_path_factory.mktemp('bert')/'model', hidden=32, layers=1,
+                      max_length=64)
 
 def bert(model, **kwargs): return TextTeacher(model, **dict(epochs=2, lr=5e-3, max_length=32, holdout=0) | kwargs)
 
-labels_and_logits = st.integers(1, 5).flatmap(lambda n: st.tuples(arrays(np.float32, (n, 3), elements=st.floats(-8, 8, width=32)), arrays(np.float32, (n, 3), elements=st.sampled_from([0., 1., np.nan]))))
+LOGITS, KNOWN_OR_NOT = st.floats(-8, 8, width=32), st.sampled_from([0., 1., np.nan])
+
+def of_images_with_three_findings(n):
+    return st.tuples(*(arrays(np.float32, (n, 3), elements=values) for values in (LOGITS, KNOWN_OR_NOT)))
+
+labels_and_logits = st.integers(1, 5).flatmap(of_images_with_three_findings)
 
 @given(labels_and_logits)
 def test_masked_loss_of_findings_is_sklearns(case):
@@ -376,13 +418,16 @@ def test_masked_loss_of_findings_is_sklearns(case):
     known = ~np.isnan(y)
     if not known.any(): return
     p = expit(z[known].astype(float))
-    assert masked_loss(torch.tensor(z), torch.tensor(y)).item() == pytest.approx(log_loss(y[known], p, labels=[0, 1]), rel=1e-3, abs=1e-4)
+    expected = log_loss(y[known], p, labels=[0, 1])
+    assert masked_loss(torch.tensor(z), torch.tensor(y)).item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
-@given(arrays(np.float32, (4, 3), elements=st.floats(-8, 8, width=32)), st.lists(st.sampled_from([0, 1, 2, None]), min_size=4, max_size=4).filter(any))
+@given(arrays(np.float32, (4, 3), elements=st.floats(-8, 8, width=32)),
+       st.lists(st.sampled_from([0, 1, 2, None]), min_size=4, max_size=4).filter(any))
 def test_masked_loss_of_classes(z, classes):
     y = np.array([np.full(3, np.nan) if k is None else np.eye(3)[k] for k in classes], np.float32)
     expected = np.mean([-np.log(softmax(z[i].astype(float))[k]) for i, k in enumerate(classes) if k is not None])
-    assert masked_loss(torch.tensor(z), torch.tensor(y), 'multiclass').item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    loss = masked_loss(torch.tensor(z), torch.tensor(y), 'multiclass')
+    assert loss.item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 def test_a_blank_label_gives_no_gradient():
     z = torch.zeros(2, 2, requires_grad=True)
@@ -397,7 +442,8 @@ def test_it_reads(small, task):
     c = cohort(task=task, report=np.array(REPORTS)[1 - y], **labels)
     t = bert(small, epochs=8).fit(c)
     z = t.logits(c)
-    assert macro_auroc(c.y(), z) == 1 and z.index.tolist() == c.items.image_id.tolist() and z.columns.tolist() == c.labels
+    assert macro_auroc(c.y(), z) == 1 and z.index.tolist() == c.items.image_id.tolist()
+    assert z.columns.tolist() == c.labels
     p = expit(z) if task == 'multilabel' else np.exp(z)
     assert abs(p - c.y()).max(axis=None) < .3
     if task == 'multiclass': np.testing.assert_allclose(p.sum(axis=1), 1)
@@ -411,15 +457,20 @@ def test_blank_labels_teach_nothing(small):
     items.loc[[20, 21], 'calc'] = np.nan
     b = Cohort(items, c.labels, text='report')
     t = bert(small)
-    assert not {'im3', 'im8'} & set(t.reports(b).items.image_id) and not t.reports(b).y().isna().all(axis=1).any()
+    read = t.unique_reports(b)
+    assert not {'im3', 'im8'} & set(read.items.image_id)
+    assert not read.y().isna().all(axis=1).any()
     assert t.fit(b).logits(b).notna().all(axis=None)
-    other = Cohort(items.assign(report=items.report.where(~items.index.isin([3, 8]), 'a shadow all large')), c.labels, text='report')
+    other = Cohort(items.assign(report=items.report.where(~items.index.isin([3, 8]), 'a shadow all large')), c.labels,
+                   text='report')
     pd.testing.assert_frame_equal(bert(small).fit(other).logits(c), t.logits(c))
 
 def test_a_report_is_read_once_per_patient(small):
-    c = Cohort(pd.DataFrame(dict(image_id=list('abcdef'), patient_id=[1, 1, 1, 2, 2, 3], split='train', image='x', mass=[1, 1, 0, 1, 1, np.nan], calc=[np.nan, np.nan, 0, 0, 0, np.nan],
+    c = Cohort(pd.DataFrame(dict(image_id=list('abcdef'), patient_id=[1, 1, 1, 2, 2, 3], split='train', image='x',
+                                 mass=[1, 1, 0, 1, 1, np.nan], calc=[np.nan, np.nan, 0, 0, 0, np.nan],
                                  report=['x', 'x', 'x', 'x', 'y', 'z'])), ['mass', 'calc'], text='report')
-    assert bert(small).reports(c).items.image_id.tolist() == ['a', 'c', 'd', 'e']     # b says what a says; c has other labels; f has none
+    # b says what a says; c has other labels; f has none
+    assert bert(small).unique_reports(c).items.image_id.tolist() == ['a', 'c', 'd', 'e']
 
 @pytest.mark.parametrize('blank', ['', ' \n', None])
 def test_it_is_silent_where_there_is_no_report(small, blank):
@@ -468,10 +519,12 @@ def test_the_same_seed_is_the_same_network(small, holdout):
     a, b, other = (bert(small, holdout=holdout, seed=s).fit(c) for s in (3, 3, 4))
     np.testing.assert_array_equal(a.logits(c), b.logits(c))
     assert a.history == b.history and (a.logits(c) != other.logits(c)).any(axis=None)
-    np.testing.assert_array_equal(a.fit(cohort(seed=5)).fit(c).logits(c), b.logits(c))     # fitting twice is fitting once
+    np.testing.assert_array_equal(a.fit(cohort(seed=5)).fit(c).logits(c), b.logits(c))  # fitting twice is fitting once
 
 def test_a_vocabulary_does_not_depend_on_the_process(small, tmp_path):
-    code = f"from mmpkd.teachers import small_bert; small_bert({cohort().items.report.tolist()[::-1]!r}, {str(tmp_path/'again')!r}, hidden=32, layers=1, max_length=64)"
+    texts, again = cohort().items.report.tolist()[::-1], str(tmp_path/'again')
+    arguments = f'{texts!r}, {again!r}, hidden=32, layers=1, max_length=64'
+    code = f'from mmpkd.teachers import small_bert; small_bert({arguments})'
     subprocess.run([sys.executable, '-c', code], check=True, env=os.environ | dict(PYTHONHASHSEED='7'))
     for f in ('tokenizer.json', 'model.safetensors'): assert (small/f).read_bytes() == (tmp_path/'again'/f).read_bytes()
 
@@ -484,9 +537,17 @@ def test_out_of_fold_copies_it(small):
     pd.testing.assert_frame_equal(fitted.logits(c), before)
     pd.testing.assert_frame_equal(deepcopy(fitted).logits(c), before)
 
+def test_transformers_reports_again_afterwards():
+    get_verbosity = teachers.transformers.utils.logging.get_verbosity
+    before = get_verbosity()
+    with teachers._quiet():
+        assert get_verbosity() == teachers.transformers.logging.ERROR
+    assert get_verbosity() == before
+
 def test_it_leaves_nothing_and_says_nothing(small, tmp_path, monkeypatch, capfd):
     work = tmp_path/'work'; work.mkdir()
-    monkeypatch.chdir(work); monkeypatch.setattr(tempfile, 'tempdir', str(work))
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(tempfile, 'tempdir', str(work))
     c = cohort()
     bert(small, holdout=.2).fit(c).logits(c)
     with pytest.raises(TypeError): bert(small, lr='fast', holdout=.2).fit(c)                 # also after a failure
@@ -495,15 +556,20 @@ def test_it_leaves_nothing_and_says_nothing(small, tmp_path, monkeypatch, capfd)
 def test_the_end_of_a_long_report_is_read(small):
     t = bert(small, max_length=8).fit(cohort())
     ids = t.encode(['all clear ' * 30 + 'a large shadow', 'a large shadow']).input_ids
-    assert ids.shape == (2, 8) and t.tokenizer.decode(ids[0]).endswith('a large shadow [SEP]') and t.tokenizer.decode(ids[0]).startswith('[CLS]')
+    assert ids.shape == (2, 8) and t.tokenizer.decode(ids[0]).endswith('a large shadow [SEP]')
+    assert t.tokenizer.decode(ids[0]).startswith('[CLS]')
 
 def test_one_kind_of_label_to_judge_by(small):
     c, valid = cohort(), cohort(ids='v', mass=1., calc=0.)
-    with pytest.raises(ValueError, match='reports for validation have only one kind of label in each class; take a larger holdout'): bert(small).fit(c, valid)
+    with pytest.raises(ValueError,
+                       match='reports for validation have only one kind of label in each class; take a larger holdout'):
+        bert(small).fit(c, valid)
     with pytest.raises(ValueError, match="all .* known answers for 'calc' are"): bert(small).fit(cohort(calc=1.))
-    with pytest.raises(ValueError, match='a teacher needs at least two different ones'): bert(small, holdout=.9).fit(c.take(['im0', 'im2']))
+    with pytest.raises(ValueError, match='a teacher needs at least two different ones'):
+        bert(small, holdout=.9).fit(c.take(['im0', 'im2']))
 
-@pytest.mark.parametrize('argument', [dict(epochs=0), dict(bs=0), dict(max_length=0), dict(patience=0), dict(holdout=1.), dict(holdout=-.1)], ids=str)
+@pytest.mark.parametrize('argument', [dict(epochs=0), dict(bs=0), dict(max_length=0), dict(patience=0),
+                                      dict(holdout=1.), dict(holdout=-.1)], ids=str)
 def test_arguments_that_cannot_be(argument):
     name, value = *argument, *argument.values()
     with pytest.raises(ValueError, match=f'{name} must be at least .* not {value}'): TextTeacher('unused', **argument)
@@ -511,7 +577,8 @@ def test_arguments_that_cannot_be(argument):
 def test_a_stored_classifier_may_be_the_start(small, tmp_path):
     "Of as many classes or of others"
     save_teacher(bert(small).fit(cohort()), tmp_path/'first')
-    for c in (cohort(), cohort(task='multiclass')): assert bert(tmp_path/'first').fit(c).logits(c).notna().all(axis=None)
+    for c in (cohort(), cohort(task='multiclass')):
+        assert bert(tmp_path/'first').fit(c).logits(c).notna().all(axis=None)
 
 
 # A language model that is not there
@@ -520,7 +587,8 @@ HUB = '''
 from mmpkd.cohort import Cohort
 from mmpkd.teachers import make_teacher
 import pandas as pd
-c = Cohort(pd.DataFrame(dict(image_id=['a'], patient_id=['a'], split='train', image='x', mass=[1], report=['private words'])), ['mass'], text='report')
+items = dict(image_id=['a'], patient_id=['a'], split='train', image='x', mass=[1], report=['private words'])
+c = Cohort(pd.DataFrame(items), ['mass'], text='report')
 for act in ('check', 'fit'):
     try: getattr(make_teacher('bert', preset='paper', holdout=0), act)(c)
     except (OSError, ValueError) as e: print(type(e).__name__, e)
@@ -528,22 +596,29 @@ for act in ('check', 'fit'):
 
 def test_the_hub_is_out_of_reach(tmp_path):
     "One error that says what to do, before any work"
-    run = subprocess.run([sys.executable, '-c', HUB], capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path)))
+    run = subprocess.run([sys.executable, '-c', HUB], capture_output=True, text=True,
+                         env=os.environ | dict(HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path)))
     assert run.returncode == 0, run.stderr
     check, fit = run.stdout.splitlines()
-    assert check.startswith("OSError cannot load the language model 'microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract': there is no such folder, and the model hub does not give it")
+    assert check.startswith(f"OSError cannot load the language model '{PRESETS['paper']['bert']['model']}':")
+    assert 'there is no such folder, and the model hub does not give it' in check
     assert 'save_pretrained(FOLDER)' in check and 'private' not in run.stdout + run.stderr
-    assert fit.startswith("ValueError all 1 known answers for 'mass'")                        # the cheaper question is asked first
+    assert fit.startswith("ValueError all 1 known answers for 'mass'")  # the cheaper question is asked first
 
 def damage(small, folder, how):
     shutil.copytree(small, folder)
     weights, config = folder/'model.safetensors', json.loads((folder/'config.json').read_text())
     def write(**changes): (folder/'config.json').write_text(json.dumps(config | changes))
     if how == 'no weights': weights.unlink()
-    if how == 'pickled weights': torch.save(load_file(weights), folder/'pytorch_model.bin'); weights.unlink()
+    if how == 'pickled weights':
+        torch.save(load_file(weights), folder/'pytorch_model.bin')
+        weights.unlink()
     if how == 'half the weights': weights.write_bytes(weights.read_bytes()[:5000])
-    if how == 'other weights': save_file({f'other.{k}': v for k, v in load_file(weights).items()}, weights, metadata=dict(format='pt'))
-    if how == 'one weight less': save_file({k: v for k, v in load_file(weights).items() if 'query.weight' not in k}, weights, metadata=dict(format='pt'))
+    if how == 'other weights':
+        save_file({f'other.{k}': v for k, v in load_file(weights).items()}, weights, metadata=dict(format='pt'))
+    if how == 'one weight less':
+        save_file({k: v for k, v in load_file(weights).items() if 'query.weight' not in k}, weights,
+                  metadata=dict(format='pt'))
     if how == 'another vocabulary': write(vocab_size=config['vocab_size'] + 9)
     if how == 'a smaller vocabulary': write(vocab_size=config['vocab_size'] - 9)
     if how == 'no tokenizer':
@@ -555,19 +630,23 @@ def damage(small, folder, how):
         (folder/'mine.py').write_text(f'open({str(folder/"ran")!r}, "w")')
     return folder
 
-@pytest.mark.parametrize('how', ['no weights', 'pickled weights', 'half the weights', 'other weights', 'one weight less', 'another vocabulary', 'a smaller vocabulary',
+@pytest.mark.parametrize('how', ['no weights', 'pickled weights', 'half the weights', 'other weights',
+                                 'one weight less', 'another vocabulary', 'a smaller vocabulary',
                                  'no tokenizer', 'no config', 'broken config', 'code of its own'])
 def test_a_damaged_folder(small, tmp_path, how):
     "Never a network of random numbers, and never a pickle"
     folder = damage(small, tmp_path/'model', how)
-    with pytest.raises(OSError, match='the folder cannot be used .* A model is a folder with a tokenizer, config.json and model.safetensors'): TextTeacher(folder, max_length=32).check(cohort())
+    needed = 'the folder cannot be used .* A model is a folder with a tokenizer, config.json and model.safetensors'
+    with pytest.raises(OSError, match=needed): TextTeacher(folder, max_length=32).check(cohort())
     assert not (folder/'ran').exists()
 
 def test_a_missing_folder(tmp_path):
-    with pytest.raises(OSError, match=r"language model '.*gone': there is no such folder.*FOLDER"): load_text_model(tmp_path/'gone')
+    with pytest.raises(OSError, match=r"language model '.*gone': there is no such folder.*FOLDER"):
+        load_text_model(tmp_path/'gone')
 
 def test_reports_longer_than_the_model_reads(small):
-    with pytest.raises(ValueError, match='max_length must be at most 64 for the language model .*, not 65'): bert(small, max_length=65).check(cohort())
+    with pytest.raises(ValueError, match='max_length must be at most 64 for the language model .*, not 65'):
+        bert(small, max_length=65).check(cohort())
     assert bert(small, max_length=64).check(cohort()).max_length == 64
 
 
@@ -595,7 +674,8 @@ def test_useless_evidence_does_no_harm(study, useless):
     train, test = c.split('train'), c.split('test')
     parts = [ForestTeacher(40, min_samples_leaf=1), BagOfWordsTeacher(C=100.)]
     alone = [macro_auroc(test.y(), t.fit(train).logits(test)) for t in parts]
-    assert min(alone) < .6 and macro_auroc(test.y(), StackedTeacher(parts, folds=3).fit(train).logits(test)) > max(alone) - .01
+    assert min(alone) < .6
+    assert macro_auroc(test.y(), StackedTeacher(parts, folds=3).fit(train).logits(test)) > max(alone) - .01
 
 def test_the_weights_are_learned_out_of_fold():
     "The regression is the one on the parts' out-of-fold logits, whatever they say in-sample"
@@ -603,7 +683,8 @@ def test_the_weights_are_learned_out_of_fold():
     t = stack(folds=3, seed=4).fit(c)
     z = np.stack([out_of_fold(p, c, 3, 4).mass for p in t.teachers], axis=1)
     from sklearn.linear_model import LogisticRegression
-    np.testing.assert_allclose(LogisticRegression(max_iter=1000).fit(z, c.y().mass).coef_, t.models['mass']['model'].coef_, rtol=1e-6)
+    np.testing.assert_allclose(LogisticRegression(max_iter=1000).fit(z, c.y().mass).coef_,
+                               t.models['mass']['model'].coef_, rtol=1e-6)
 
 def test_either_evidence_may_be_missing(study):
     items = study.items.copy()
@@ -618,12 +699,14 @@ def test_either_evidence_may_be_missing(study):
     for missing in (k % 3 == 0, k % 4 == 0):
         some = z.index[missing & ~neither]
         assert macro_auroc(test.y().loc[some], z.loc[some]) > .8
-    whole = StackedTeacher([boosted(), BagOfWordsTeacher()], folds=2).fit(study.split('train'))           # never saw a gap in training
+    # never saw a gap in training
+    whole = StackedTeacher([boosted(), BagOfWordsTeacher()], folds=2).fit(study.split('train'))
     assert whole.logits(test)[~neither].notna().all(axis=None)
 
 def test_how_a_stack_is_put_together():
     t = make_teacher('stacked', seed=6)
-    assert [type(p) for p in t.teachers] == [ForestTeacher, BagOfWordsTeacher] and [p.seed for p in t.teachers] == [6, 6]
+    assert [type(p) for p in t.teachers] == [ForestTeacher, BagOfWordsTeacher]
+    assert [p.seed for p in t.teachers] == [6, 6]
     t = make_teacher('stacked', teachers=dict(forest=dict(n_estimators=7), bert=dict(model='mine')), folds=3)
     assert t.teachers[0].n_estimators == 7 and t.teachers[1].model == 'mine' and t.folds == 3
     with pytest.raises(ValueError, match='at least two teachers, not 1'): StackedTeacher(['bow'])
@@ -653,9 +736,10 @@ def test_round_trip(tmp_path, make, task):
     t = make(seed=5).fit(c)
     save_teacher(t, tmp_path/'t')
     again = load_teacher(tmp_path/'t')
-    assert type(again) is type(t) and again.seed == 5 and again.labels == t.labels and again.task == task and again.fitted_on == t.fitted_on
+    assert type(again) is type(t) and again.seed == 5 and again.labels == t.labels and again.task == task
+    assert again.fitted_on == t.fitted_on
     np.testing.assert_allclose(again.logits(c), t.logits(c), rtol=1e-9)
-    np.testing.assert_allclose(again.fit(c).logits(c), t.logits(c), rtol=1e-9)                       # and it can learn once more
+    np.testing.assert_allclose(again.fit(c).logits(c), t.logits(c), rtol=1e-9)  # and it can learn once more
     assert [p.name for p in tmp_path.iterdir()] == ['t']
 
 @pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
@@ -672,7 +756,8 @@ def test_round_trip_of_a_language_model(tmp_path, small, task):
 def test_nothing_is_unpickled(tmp_path, small):
     c = cohort()
     save_teacher(StackedTeacher([forest(), boosted(), bert(small)], folds=2).fit(c), tmp_path/'t')
-    assert {p.suffix for p in contents(tmp_path)} - {'.txt'} == {'.json', '.skops', '.safetensors'} # transformers 4 writes a list of words, too
+    # transformers 4 writes a list of words, too
+    assert {p.suffix for p in contents(tmp_path)} - {'.txt'} == {'.json', '.skops', '.safetensors'}
     for p in tmp_path.rglob('*.skops'):
         with zipfile.ZipFile(p) as z: assert not [n for n in z.namelist() if n.endswith(('.pkl', '.pickle'))]
 
@@ -682,7 +767,7 @@ def test_an_interrupted_save_leaves_no_teacher(tmp_path):
     save_teacher(t, tmp_path/'t')
     before = contents(tmp_path/'t')
     broken = forest().fit(cohort())
-    broken.models['calc'] = (k for k in ())                                                          # skops cannot write this
+    broken.models['calc'] = (k for k in ())  # skops cannot write this
     for folder in (tmp_path/'t', tmp_path/'new'):
         with pytest.raises(Exception, match='(?i)not supported|generator'): save_teacher(broken, folder)
     assert contents(tmp_path/'t') == before and not (tmp_path/'new').exists() and (tmp_path/'new.part').exists()
@@ -697,7 +782,8 @@ def test_a_folder_of_other_things_stays(tmp_path):
     (tmp_path/'mine').mkdir(); (tmp_path/'mine/thesis.txt').write_text('...')
     (tmp_path/'file').write_text('...')
     for name in ('mine', 'file'):
-        with pytest.raises(FileExistsError, match=f'{name} is there already and holds no teacher'): save_teacher(forest().fit(cohort()), tmp_path/name)
+        with pytest.raises(FileExistsError, match=f'{name} is there already and holds no teacher'):
+            save_teacher(forest().fit(cohort()), tmp_path/name)
     assert contents(tmp_path) == {Path('mine/thesis.txt'): b'...', Path('file'): b'...'}
 
 def test_no_teacher_there(tmp_path):
@@ -725,10 +811,14 @@ def test_an_unknown_teacher_on_file(tmp_path):
 def test_a_stored_language_model_that_lost_its_answers(tmp_path, small):
     save_teacher(bert(small).fit(cohort()), tmp_path/'t')
     weights = tmp_path/'t/model.safetensors'
-    save_file({k: v for k, v in load_file(weights).items() if not k.startswith('classifier')}, weights, metadata=dict(format='pt'))
-    with pytest.raises(OSError, match='2 weights are missing or of another shape, such as classifier.bias'): load_teacher(tmp_path/'t')
+    save_file({k: v for k, v in load_file(weights).items() if not k.startswith('classifier')}, weights,
+              metadata=dict(format='pt'))
+    with pytest.raises(OSError, match='2 weights are missing or of another shape, such as classifier.bias'):
+        load_teacher(tmp_path/'t')
 
-def test_every_teacher_can_be_named(): assert {make_teacher(name).check for name in TEACHERS} and [type(make_teacher(n)) for n in TEACHERS] == list(TEACHERS.values())
+def test_every_teacher_can_be_named():
+    assert {make_teacher(name).check for name in TEACHERS}
+    assert [type(make_teacher(n)) for n in TEACHERS] == list(TEACHERS.values())
 
 
 # Categories with many values
@@ -739,7 +829,8 @@ def many(n, levels):
     y, code = np.arange(n) % 2, rng.integers(0, levels, n)
     code[::2] = 0
     ids = [f'i{k}' for k in range(n)]
-    items = pd.DataFrame(dict(image_id=ids, patient_id=ids, split='train', image='x.png', y=y, code=[f'A{k:06}' for k in code], birads=y + rng.integers(0, 3, n)))
+    items = pd.DataFrame(dict(image_id=ids, patient_id=ids, split='train', image='x.png', y=y,
+                              code=[f'A{k:06}' for k in code], birads=y + rng.integers(0, 3, n)))
     return Cohort(items, ['y'], tabular=['code', 'birads'])
 
 @pytest.mark.parametrize('teacher', ['forest', 'boosting'])
