@@ -12,7 +12,8 @@ from types import ModuleType
 
 __version__ = "0.2.0"
 
-os.environ.setdefault('GOMP_SPINCOUNT', '1') # read when torch is imported: threads that wait sleep soon, rather than keep a core
+# read when torch is imported: threads that wait sleep soon, rather than keep a core
+os.environ.setdefault('GOMP_SPINCOUNT', '1')
 warnings.filterwarnings('ignore', message='.torch.jit.script. is') # deprecated; fastai uses it when it is imported
 
 _NAMES_OF = { # module: the names it gives to the package; __init__.pyi says the same to editors
@@ -57,7 +58,7 @@ class _CallableModule(_Module):
 
 
 class _Package(_Module):
-    "Python sets a submodule as an attribute of its package once it is imported; here it becomes callable on that occasion"
+    "Importing a submodule sets it as an attribute of the package; here it becomes callable on that occasion"
     def __setattr__(self, name, value):
         if name in _CALLABLE and isinstance(value, ModuleType):
             value.__class__ = _CallableModule

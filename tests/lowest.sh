@@ -16,5 +16,7 @@ export VIRTUAL_ENV="$scratch/venv" PATH="$scratch/venv/bin:$PATH"
 
 export CI=true OMP_NUM_THREADS=1
 # the notebooks, their export and their pages need nbdev, which needs newer libraries
-pytest -n auto --dist worksteal --ignore tests/test_notebooks.py --ignore tests/test_export.py --ignore tests/test_docs.py
+skip=()
+for name in notebooks export docs pages tools; do skip+=(--ignore "tests/test_$name.py"); done
+pytest -n auto --dist worksteal "${skip[@]}"
 mmpkd demo --seeds 2 --epochs 1 --n 120 --out "$scratch/demo"

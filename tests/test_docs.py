@@ -1,5 +1,6 @@
 "The pages can be made without Quarto, the sidebar is complete, and every link and reference leads somewhere."
 import os, re, shutil, subprocess, sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from readme import FENCE, render
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
 NOTEBOOKS = sorted(NBS.glob('*.ipynb'))
-PAGES = [*NOTEBOOKS, *sorted(ROOT.glob('*.md'))]
+PLAIN = sorted(NBS.glob('*.md')) # pages without code
+PAGES = [*NOTEBOOKS, *PLAIN, *sorted(ROOT.glob('*.md'))]
 PROCESS = '''from nbdev.serve import proc_nbs
 if __name__ == '__main__': proc_nbs(n_workers=1)
 '''
@@ -20,30 +22,49 @@ LABEL = re.compile(r'\{#([\w-]+)|^#\| *label: *([\w-]+)', flags=re.M)
 REFERENCE = re.compile(r'(?<![\w`])@((?:fig|tbl|eq|sec)-[\w-]+)')
 NOTEBOOK_NAME = re.compile(r'\b\d\d_[a-z]\w*\b')
 SYMBOL = re.compile(r'`(?:mmpkd\.)?([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)(?:\(\))?`')
+FILES = {'txt', 'csv', 'json', 'md', 'html', 'parquet', 'png'} # `verdict.txt` is no attribute
 
 each_page = pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
 
 
 def prose(path):
     "The markdown of a page, without its code"
-    if path.suffix == '.md': text = path.read_text(encoding='utf-8')
-    else: text = '\n\n'.join(cell.source for cell in read_nb(path).cells if cell.cell_type == 'markdown')
+    if path.suffix == '.md':
+        text = path.read_text(encoding='utf-8')
+    else:
+        text = '\n\n'.join(cell.source for cell in read_nb(path).cells if cell.cell_type == 'markdown')
     return FENCE.sub('', text)
 
 
-def source(path): return '\n'.join(cell.source for cell in read_nb(path).cells) if path.suffix == '.ipynb' else prose(path)
+def source(path):
+    "All source of a page"
+    if path.suffix == '.md': return prose(path)
+    return '\n'.join(cell.source for cell in read_nb(path).cells)
 
 
-def symbols():
-    "{'Cohort.y': 'cohort'}: every exported function, class and method, and its module"
+@cache
+def names_of():
+    "{'cohort': {'Cohort.y', ...}}: every function, class and method of each module"
     from mmpkd._modidx import d
-    return {name.removeprefix(module+'.'): module.removeprefix('mmpkd.') for module, names in d['syms'].items() for name in names}
+    return {module.removeprefix('mmpkd.'): {name.removeprefix(f'{module}.') for name in names}
+            for module, names in d['syms'].items()}
+
+
+def symbols(): return {name: module for module, names in names_of().items() for name in names}
+
+
+@cache
+def exported_by(path):
+    "The module that a notebook exports, as a set"
+    named = re.search(r'^#\| *default_exp +(\S+)', source(path), flags=re.M)
+    return {named[1]} & names_of().keys() if named else set()
 
 
 def anchors(path):
     "Ids on a page: its headings as pandoc names them, its labels, and the symbols it documents"
-    slugs = {re.sub(r'^[^a-z]+', '', re.sub(r'[^\w\s.-]', '', h.lower()).replace(' ', '-')) for h in HEADING.findall(prose(path))}
-    documented = {name.lower() for name, module in symbols().items() if path.stem.partition('_')[2] == module}
+    headings = [re.sub(r'[^\w\s.-]', '', h.lower()).replace(' ', '-') for h in HEADING.findall(prose(path))]
+    slugs = {re.sub(r'^[^a-z]+', '', h) for h in headings}
+    documented = {name.lower() for module in exported_by(path) for name in names_of()[module]}
     return slugs | documented | {a or b for a, b in LABEL.findall(source(path))}
 
 
@@ -57,17 +78,33 @@ def test_pages_without_quarto(tmp_path):
     assert 'Found cells containing imports and other code' not in run.stdout + run.stderr, run.stderr
     made = tmp_path/'_proc'
     assert {p.name for p in made.glob('*.ipynb')} == {p.name for p in NOTEBOOKS}
+    assert {p.name for p in made.glob('*.md')} == {p.name for p in PLAIN}
     assert (made/'_quarto.yml').read_text() == (ROOT/'_quarto.yml').read_text()
-    for name in yaml.safe_load((made/'_quarto.yml').read_text())['metadata-files']: assert (made/name).exists(), name
+    settings = yaml.safe_load((made/'_quarto.yml').read_text())
+    website, html = settings['website'], settings['format']['html']
+    for name in [*settings['metadata-files'], *settings['project']['resources'], website['favicon'], html['css']]:
+        assert (made/name).exists(), name
+    for name in hrefs(website):
+        assert (made/name).exists(), f'{name}, named in _quarto.yml'
 
 
-def test_sidebar_lists_every_notebook():
-    def leaves(item):
-        if isinstance(item, str): return [item]
-        return [leaf for child in item['contents'] for leaf in leaves(child)]
-    listed = leaves(yaml.safe_load((NBS/'sidebar.yml').read_text())['website']['sidebar'])
-    assert sorted(listed) == [p.name for p in NOTEBOOKS]
-    assert listed == ['index.ipynb', *sorted(set(listed) - {'index.ipynb'})], 'pages follow their numbers'
+def hrefs(settings):
+    "The files of the site that its navigation names"
+    if isinstance(settings, list): return [name for item in settings for name in hrefs(item)]
+    if not isinstance(settings, dict): return []
+    own = [settings['href']] if 'href' in settings else []
+    return [name for name in own if not name.startswith('http')] + hrefs(list(settings.values()))
+
+
+def test_sidebar_lists_every_page():
+    first, *sections = yaml.safe_load((NBS/'sidebar.yml').read_text())['website']['sidebar']['contents']
+    assert first == 'index.ipynb'
+    assert [s['section'] for s in sections][:2] == ['Tutorials', 'Studies']
+    listed = [name for section in sections for name in section['contents']]
+    assert sorted([first, *listed]) == sorted(p.name for p in [*NOTEBOOKS, *PLAIN])
+    for section in sections:
+        notebooks = [name for name in section['contents'] if name.endswith('.ipynb')]
+        assert notebooks == sorted(notebooks), 'pages follow their numbers'
 
 
 @each_page
@@ -93,15 +130,16 @@ def test_symbols_exist(path):
     known = symbols()
     for owner, name in SYMBOL.findall(prose(path)):
         module = owner if owner in known.values() else known.get(owner)
-        if module is None: continue
-        code = (ROOT/f'mmpkd/{module}.py').read_text(encoding='utf-8')
+        if module is None or name in FILES: continue
+        code = (ROOT/'mmpkd'/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8')
         assert f'{owner}.{name}' in known or re.search(rf'\b{name}\b', code), f'`{owner}.{name}`'
 
 
 def test_readme_is_the_index():
     text, pictures = render()
-    assert (ROOT/'README.md').read_text(encoding='utf-8') == text, 'run python tests/readme.py'
-    for name, data in pictures.items(): assert (ROOT/name).read_bytes() == data, name
+    assert (ROOT/'README.md').read_text(encoding='utf-8') == text, 'run python tools/readme.py'
+    for name, data in pictures.items():
+        assert (ROOT/name).read_bytes() == data, name
     stored = {p.relative_to(ROOT).as_posix() for p in (ROOT/'nbs').glob('index_files/*')}
     assert stored == pictures.keys(), 'pictures that README.md does not show'
 

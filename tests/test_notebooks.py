@@ -9,7 +9,9 @@ from nbdev.clean import clean_nb
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-RUN = 'import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv[1], skip_flags=sys.argv[2:], profile=False)[0])'
+RUN = '''import sys
+from nbdev.test import test_nb
+sys.exit(not test_nb(sys.argv[1], skip_flags=sys.argv[2:], profile=False)[0])'''
 MACHINE_PATH = re.compile(r'(?<![\w.:/-])/(root|home|work|tmp|mnt|Users|private|var/folders)/\S*')
 
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
@@ -39,7 +41,8 @@ def test_runs(path):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         env = os.environ | dict(PYTHONPATH=str(ROOT), TMPDIR=tmp, IPYTHONDIR=tmp)
         if 'slow' in skip_flags(): env['HF_HUB_OFFLINE'] = '1'  # what is not slow downloads nothing
-        run = subprocess.run([sys.executable, '-c', RUN, path, *skip_flags()], cwd=path.parent, env=env, capture_output=True, text=True)
+        command = [sys.executable, '-c', RUN, path, *skip_flags()]
+        run = subprocess.run(command, cwd=path.parent, env=env, capture_output=True, text=True)
     if run.returncode: pytest.fail(f'{path.name} fails:\n{run.stdout}{run.stderr}', pytrace=False)
     assert not files() - before, 'the notebook leaves files behind'
 

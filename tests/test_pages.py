@@ -33,8 +33,9 @@ def shown(out):
 @each_notebook
 def test_figures_are_explained(path):
     "`fig-cap` says what to see, `fig-alt` what is drawn; both as `#| fig-cap: \"...\"`"
-    drawn = [(i, source) for i, source, outputs in code_cells(path)
-             if any('image/png' in out.get('data', {}) for out in outputs) and not re.search(r'^#\| hide$', source, re.M)]
+    visible = [found for found in code_cells(path) if not re.search(r'^#\| hide$', found[1], re.M)]
+    drawn = [(i, source) for i, source, outputs in visible
+             if any('image/png' in out.get('data', {}) for out in outputs)]
     without = [i for i, source in drawn if not CAPTION.search(source) or not ALTERNATIVE.search(source)]
     assert not without, 'cells with a figure and without #| fig-cap or #| fig-alt'
 
@@ -81,7 +82,8 @@ def test_ruff(path, complaints):
 def exported(path):
     "The names in `__all__` of a module"
     for node in ast.parse(path.read_text(encoding='utf-8')).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__': return ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__':
+            return ast.literal_eval(node.value)
     return []
 
 

@@ -1,7 +1,7 @@
-"""Write README.md from nbs/index.ipynb: `python tests/readme.py`
+"""Write README.md from nbs/index.ipynb: `python tools/readme.py`
 
-It does what `nbdev-readme` does, without Quarto. Markdown stands as it is, code in fences with its stored outputs below,
-pictures go to nbs/index_files/. Links become relative to the top folder."""
+It does what `nbdev-readme` does, without Quarto. Markdown stands as it is, code in fences with its stored outputs
+below, pictures go to nbs/index_files/. Links become relative to the top folder."""
 import os, re
 from base64 import b64decode
 from pathlib import Path
@@ -10,7 +10,7 @@ from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, filter_stream_, hide_, hide_line, rm_export, strip_ansi
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTE = '<!-- Made from nbs/index.ipynb by tests/readme.py: edit the notebook, not this file. -->'
+NOTE = '<!-- Made from nbs/index.ipynb by tools/readme.py: edit the notebook, not this file. -->'
 FENCE = re.compile(r'(^```.*?^```)', flags=re.M | re.S)
 RELATIVE_LINK = re.compile(r'(?<=\]\()(?!\w+:|#)([^)\s]+)')
 
@@ -36,13 +36,15 @@ def show_html(html):
 def show_output(
     out:dict, # A stored output
     picture:str, # Where its picture would go
-    pictures:dict # Pictures so far, path to bytes; gains this one
+    pictures:dict, # Pictures so far, path to bytes; gains this one
+    words:dict # Directives of its cell, of which fig-alt and fig-cap stand with the picture
 )->str: # Markdown
     "An output in the richest form that markdown can show"
     data = out.get('data', {})
     if 'image/png' in data:
         pictures[picture] = b64decode(data['image/png'])
-        return f'![]({picture})'
+        alt, caption = (words.get(f'fig-{key}', '').strip('"') for key in ('alt', 'cap'))
+        return f'![{alt}]({picture})' + (f'\n\n*{caption}*' if caption else '')
     if 'text/markdown' in data: return ''.join(data['text/markdown'])
     if 'text/html' in data: return show_html(''.join(data['text/html']))
     return fence(''.join(data.get('text/plain', out.get('text', ''))), 'text')
@@ -62,7 +64,9 @@ def render(
         elif cell.cell_type == 'code':
             if 'echo' in shown: parts.append(fence(cell.source, 'python'))
             if 'output' in shown:
-                parts += [show_output(o, f'nbs/{path.stem}_files/{cell.id}-{i}.png', pictures) for i, o in enumerate(cell.outputs)]
+                names = [f'nbs/{path.stem}_files/{cell.id}-{i}.png' for i in range(len(cell.outputs))]
+                words = cell.directives_
+                parts += [show_output(o, name, pictures, words) for o, name in zip(cell.outputs, names)]
     title, *rest = (part.strip() for part in parts)
     return '\n\n'.join([title, NOTE, *filter(None, rest)]) + '\n', pictures
 
