@@ -83,7 +83,7 @@ def _check_patients(items): # Raise for a patient in two splits
 
 def check_paths(
     paths:pd.Series, # Paths, indexed by the `image_id` they belong to; blanks are passed over
-    what:str='image' # What is there
+    what:str='image' # Kind of file, for an error
 ):
     "Raise a `ValueError` for a path that is absolute or climbs out of the root folder"
     p = paths.dropna().astype(str).str.replace('\\', '/')
@@ -161,7 +161,7 @@ class Cohort:
         root:str|PathLike='.', # Folder that image and mask paths are relative to
         task:str='multilabel', # 'multilabel' or 'multiclass' (then the labels are one-hot)
         name:str='cohort', # Shown in tables and reports
-        repairs:pd.DataFrame=None, # What the loader changed or left out, from `repair_table`
+        repairs:pd.DataFrame=None, # Changes and omissions of the loader, from `repair_table`
         parts=None, # A `Cohort` with one row per part of an image, and a column `of` with the image it belongs to
         hidden:pd.DataFrame=None # Words that were hidden from its reports, from `hide_counts`, for the audit
     ):
@@ -218,7 +218,7 @@ def y(self:Cohort) -> pd.DataFrame: # (N, C) float, NaN where blank, indexed by 
 # %% ../nbs/00_cohort.ipynb #d2975432
 @patch
 def take(self:Cohort,
-    image_ids # Which images, in this order
+    image_ids # Names of the images, in this order
 ) -> Cohort:
     "The cohort of these images"
     items = self.items.set_index('image_id', drop=False).loc[list(image_ids)]
@@ -322,7 +322,7 @@ def is_amount(
     x:pd.Series, # A column
     max_levels:int=10 # Numbers with at most so many different values are codes; ours, the paper does not say
 ) -> bool:
-    "Whether a column measures something, rather than naming one of a few categories"
+    "True if a column measures something, rather than naming one of a few categories"
     number = pd.api.types.is_numeric_dtype(x)
     truth = pd.api.types.is_bool_dtype(x)
     return bool(number and not truth and x.nunique() > max_levels)
@@ -344,7 +344,7 @@ def _kind(x): # What a column looks like
 def column_kinds(
     table:pd.DataFrame # Any table
 ) -> pd.DataFrame: # One row per column: kind, number of different values, share missing
-    "What each column looks like: 'constant', 'different in each row', '0/1', 'amount', 'category' or 'text'"
+    "Kind of each column: 'constant', 'different in each row', '0/1', 'amount', 'category' or 'text'"
     def is_list(v): return isinstance(v, (list, dict))
     def row(c):
         x = table[c]
@@ -388,7 +388,7 @@ def patient_split(
     strata, # (N,) class of each image, or any text that stands for its labels
     valid:float=.1, # Share of the images for validation, in steps of about a twentieth, and at least one
     test:float=.2, # Share for testing, likewise
-    seed:int=0 # Of the assignment
+    seed:int=0 # Seed of the assignment
 ) -> np.ndarray: # (N,) 'train', 'valid' or 'test'
     "All images of a patient in one split, with the classes in about the same proportions"
     if not (valid >= 0 and test >= 0 and valid + test < 1):
@@ -431,7 +431,7 @@ def _may_be_blank(v): # A word such as NA
     word = v.strip()
     return word.lower() in BLANKS and word != 'none'
 
-def _blank_words(items, columns, text): # What became of words such as NA; reports that say no more are blank
+def _blank_words(items, columns, text): # Words such as NA, kept or taken for blanks; reports that say no more are blank
     notes = []
     if text: columns = [*columns, text]
     for c in _word_columns(items, columns):
@@ -643,11 +643,11 @@ def from_table(cls:Cohort,
     name:str='cohort', # Shown in tables and reports
     valid:float=.1, # Share of images for validation, if a split is made
     test:float=.2, # Share of images for testing, if a split is made
-    seed:int=0, # Of the split, if one is made
-    label_sep:str=None, # What separates the classes in the label column, such as '|'
+    seed:int=0, # Seed of the split, if one is made
+    label_sep:str=None, # Separator of the classes in the label column, such as '|'
     box_label:str='label', # Column of `rois` that names the class; it may be missing if there is one class
     classes:list=None, # Classes to take from the label column, in this order; None for all
-    repairs:pd.DataFrame=None # What was converted before, as from `read_noted_table`
+    repairs:pd.DataFrame=None # Earlier conversions, as from `read_noted_table`
 ) -> Cohort:
     "A cohort from anyone's table; raises a `ValueError` that names a missing column or an impossible value"
     labels = [labels] if isinstance(labels, str) else list(labels)

@@ -28,7 +28,8 @@ def test_counts(real):
     assert real.labels == ['malignant'] and real.y().malignant.isin([0, 1]).all() and real.y().malignant.sum() == 607
 
 def test_both_sides_of_a_woman_are_one_patient(real):
-    assert real.items.groupby('patient_id').split.nunique().max() == 1 and real.items.groupby('patient_id').size().max() > 1
+    assert real.items.groupby('patient_id').split.nunique().max() == 1
+    assert real.items.groupby('patient_id').size().max() > 1
 
 def test_the_label_is_the_pathology(real, table):
     assert (real.y().malignant == (table.Pathology == 'malignant').loc[real.items.image_id].to_numpy()).all()
@@ -60,7 +61,7 @@ def test_each_region_has_its_own_mask(real):
     assert (real.rois['mask'] == 'Masks/' + real.rois.image_id.str.replace('bus', 'mask') + '.png').all()
 
 def test_the_real_forest(real):
-    "What the three columns know: an out-of-bag AUROC of 0.88 at least, and no more than the radiologist's category could"
+    "What the three columns know: an out-of-bag AUROC of at least 0.88, but no more than the radiologist's category"
     train = real.split('train')
     forest = ForestTeacher().fit(train)
     assert .88 <= macro_auroc(train.y(), forest.oob_logits(train)) <= .97
@@ -70,7 +71,8 @@ def test_real_pixels_fit_real_regions(real, tmp_path):
     c = real.take([*real.items.image_id[::40], 'bus_0845-s'])
     pixels = cache_pixels(c, 32, tmp_path)
     check_regions(c, pixels)
-    for i, m in zip(c.rois.image_id[:5], c.rois['mask'][:5]): assert read_mask(c.root/m).shape == tuple(pixels.index.loc[i, ['h', 'w']])
+    for i, m in zip(c.rois.image_id[:5], c.rois['mask'][:5]):
+        assert read_mask(c.root/m).shape == tuple(pixels.index.loc[i, ['h', 'w']])
 
 
 # Faults of a folder
@@ -85,7 +87,8 @@ def small(tmp_path):
         m[3:7+k, 5:9] = 255
         Image.fromarray(m).save(tmp_path/f"Masks/{i.replace('bus', 'mask')}.png")
         Image.fromarray(255 - m).save(tmp_path/f'Images/{i}.png')
-    t = pd.DataFrame(dict(ID=ids, Case=[1, 1, 2, 3, 4, 5], Histology='cyst', Pathology=['benign', 'malignant']*3, BIRADS=[2, 5, 3, 4, 2, 4],
+    t = pd.DataFrame(dict(ID=ids, Case=[1, 1, 2, 3, 4, 5], Histology='cyst', Pathology=['benign', 'malignant']*3,
+                          BIRADS=[2, 5, 3, 4, 2, 4],
                           Device='A', Width=1, Height=1, Side='left', BBOX='[0,0,0,0]'))
     t.to_csv(tmp_path/'bus_data.csv', index=False)
     t[['ID', 'Pathology']].assign(kFold=t.Case).to_csv(tmp_path/'5-fold-cv.csv', index=False)
@@ -95,8 +98,10 @@ def edit(path, f): f(pd.read_csv(path)).to_csv(path, index=False)
 
 def test_small(small):
     c = busbra_cohort(small).check()
-    assert c.items.split.tolist() == ['train']*4 + ['valid', 'test'] and c.rois[BOX].iloc[5].tolist() == [5, 3, 9, 12]   # the mask decides, not BBOX
-    assert c.items.patient_id.tolist() == ['1', '1', '2', '3', '4', '5'] and read_image(c.root/c.items.image[0]).shape == (20, 30)
+    # the mask decides, not BBOX
+    assert c.items.split.tolist() == ['train']*4 + ['valid', 'test'] and c.rois[BOX].iloc[5].tolist() == [5, 3, 9, 12]
+    assert c.items.patient_id.tolist() == ['1', '1', '2', '3', '4', '5']
+    assert read_image(c.root/c.items.image[0]).shape == (20, 30)
 
 def test_rows_in_another_order(small):
     c = busbra_cohort(small)
@@ -105,7 +110,8 @@ def test_rows_in_another_order(small):
 
 @pytest.mark.parametrize('folds', [(5, 5), (0, 4), (6, 4), (5, 9)])
 def test_folds_that_cannot_be(small, folds):
-    with pytest.raises(ValueError, match=f'two different folds of 1 to 5, not {folds[0]} and {folds[1]}'): busbra_cohort(small, *folds)
+    with pytest.raises(ValueError, match=f'two different folds of 1 to 5, not {folds[0]} and {folds[1]}'):
+        busbra_cohort(small, *folds)
 
 def test_a_missing_mask(small):
     (small/'Masks/mask_0003-l.png').unlink()
@@ -123,13 +129,16 @@ def test_a_mask_of_another_size(small):
     m = Image.open(small/'Masks/mask_0003-l.png')                            # 30 x 23
     m.resize((60, 46), Image.Resampling.NEAREST).save(small/'Masks/mask_0003-l.png')
     c = busbra_cohort(small)
-    assert c.rois[BOX].iloc[3].tolist() == [5, 3, 9, 10] and check_regions(c, cache_pixels(c, 8, small/'cache')) == ['bus_0003-l']
+    assert c.rois[BOX].iloc[3].tolist() == [5, 3, 9, 10]
+    assert check_regions(c, cache_pixels(c, 8, small/'cache')) == ['bus_0003-l']
     m.resize((23, 30)).save(small/'Masks/mask_0003-l.png')
-    with pytest.raises(ValueError, match='bus_0003-l: 23 x 30 pixels .width x height., its image 30 x 23'): busbra_cohort(small)
+    with pytest.raises(ValueError, match='bus_0003-l: 23 x 30 pixels .width x height., its image 30 x 23'):
+        busbra_cohort(small)
 
 def test_a_missing_image(small):
     (small/'Images/bus_0002-s.png').unlink()
-    with pytest.raises(FileNotFoundError, match="1 of 12 files are missing: image of 'bus_0002-s'"): busbra_cohort(small).check()
+    with pytest.raises(FileNotFoundError, match="1 of 12 files are missing: image of 'bus_0002-s'"):
+        busbra_cohort(small).check()
 
 @pytest.mark.parametrize('file', ['bus_data.csv', '5-fold-cv.csv'])
 def test_a_missing_table(small, file):
@@ -141,10 +150,13 @@ def test_no_folder(tmp_path):
 
 def test_an_image_without_a_fold(small):
     edit(small/'5-fold-cv.csv', lambda t: t[t.Pathology == 'benign'])
-    with pytest.raises(ValueError, match="3 images of bus_data.csv have no fold .1 to 5. in 5-fold-cv.csv, the first is 'bus_0001-r'"): busbra_cohort(small)
+    lost = "3 images of bus_data.csv have no fold .1 to 5. in 5-fold-cv.csv, the first is 'bus_0001-r'"
+    with pytest.raises(ValueError, match=lost):
+        busbra_cohort(small)
 
 def test_a_fold_beyond_five(small):
-    edit(small/'5-fold-cv.csv', lambda t: t.assign(kFold=[1, 1, 7, 3, 4, 5]))                # the ten-fold file by mistake
+    # the ten-fold file by mistake
+    edit(small/'5-fold-cv.csv', lambda t: t.assign(kFold=[1, 1, 7, 3, 4, 5]))
     with pytest.raises(ValueError, match='kFold|fold'): busbra_cohort(small)
 
 def test_more_folds_than_images(small):
@@ -159,11 +171,14 @@ def test_an_image_twice(small, file):
 @pytest.mark.parametrize('pathology', ['Benign', 'normal', None])
 def test_an_unknown_pathology(small, pathology):
     edit(small/'bus_data.csv', lambda t: t.assign(Pathology=t.Pathology.where(t.index != 2, pathology)))
-    with pytest.raises(ValueError, match=r"Pathology of 'bus_0002-s' is .*; it must be 'benign' or 'malignant'"): busbra_cohort(small)
+    with pytest.raises(ValueError, match=r"Pathology of 'bus_0002-s' is .*; it must be 'benign' or 'malignant'"):
+        busbra_cohort(small)
 
 def test_one_woman_in_two_folds(small):
     edit(small/'5-fold-cv.csv', lambda t: t.assign(kFold=[1, 5, 2, 3, 4, 5]))
-    with pytest.raises(ValueError, match='1 patients are in more than one split, with the images bus_0001-l, bus_0001-r;'): busbra_cohort(small)
+    with pytest.raises(ValueError,
+                       match='1 patients are in more than one split, with the images bus_0001-l, bus_0001-r;'):
+        busbra_cohort(small)
 
 @pytest.mark.parametrize('column', ['ID', 'Case', 'Pathology'] + PRIVILEGED)
 def test_a_missing_column(small, column):

@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
-from pydicom.uid import (DeflatedExplicitVRLittleEndian, DigitalXRayImageStorageForPresentation, ExplicitVRBigEndian, ExplicitVRLittleEndian,
+from pydicom.uid import (DeflatedExplicitVRLittleEndian, DigitalXRayImageStorageForPresentation, ExplicitVRBigEndian,
+                         ExplicitVRLittleEndian,
                          ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, MPEG2MPML, RLELossless)
 
 from mmpkd import image_files, images
@@ -35,7 +36,8 @@ def some_boxes(geo, seed, n=8): # Boxes within the original image, among them th
     rng = np.random.default_rng(seed)
     a, b = rng.random((2, n, 2))*[geo.w, geo.h]
     pixel = np.floor(rng.random(2)*[geo.w, geo.h])
-    return np.vstack([np.hstack([np.minimum(a, b), np.maximum(a, b)]), [[0, 0, geo.w, geo.h]], [[*pixel, *(pixel + 1)]]])
+    return np.vstack([np.hstack([np.minimum(a, b), np.maximum(a, b)]), [[0, 0, geo.w, geo.h]],
+                      [[*pixel, *(pixel + 1)]]])
 
 @settings(max_examples=3000)
 @given(large, seeds)
@@ -51,7 +53,8 @@ def test_boxes_forth_and_back(geo, seed):
 def test_the_image_fills_one_side_and_keeps_its_shape(geo):
     (nh, nw), (top, left) = geo.fitted, geo.offset
     assert max(nh, nw) == geo.size and min(nh, nw) >= 1
-    assert abs(nh - max(1, geo.h*geo.size/max(geo.h, geo.w))) <= .5 and abs(nw - max(1, geo.w*geo.size/max(geo.h, geo.w))) <= .5
+    assert abs(nh - max(1, geo.h*geo.size/max(geo.h, geo.w))) <= .5
+    assert abs(nw - max(1, geo.w*geo.size/max(geo.h, geo.w))) <= .5
     assert 0 <= geo.size - nh - 2*top <= 1 and 0 <= geo.size - nw - 2*left <= 1                # in the middle
     np.testing.assert_allclose(geo.to_model([[0, 0, geo.w, geo.h]]), [[left, top, left + nw, top + nh]])
 
@@ -77,9 +80,11 @@ def test_geometry_refuses():
     with pytest.raises(ValueError, match=r'30 x 40 pixels, not \(40, 30\)'): geo.to_square(np.zeros((40, 30), np.uint8))
     with pytest.raises(ValueError, match=r'square map \(g, g\), not \(3, 4\)'): geo.map_to_original(np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r'not \(3,\)'): geo.map_to_original(np.zeros(3))
-    with pytest.raises(ValueError, match="'bilinear' or 'nearest', not 'bicubic'"): geo.map_to_original(np.zeros((3, 3)), 'bicubic')
+    with pytest.raises(ValueError, match="'bilinear' or 'nearest', not 'bicubic'"):
+        geo.map_to_original(np.zeros((3, 3)), 'bicubic')
 
-def test_no_boxes(): assert Geometry(30, 40, 16).to_model(np.zeros((0, 4))).shape == Geometry(30, 40, 16).to_original([]).shape == (0, 4)
+def test_no_boxes():
+    assert Geometry(30, 40, 16).to_model(np.zeros((0, 4))).shape == Geometry(30, 40, 16).to_original([]).shape == (0, 4)
 
 
 # Maps
@@ -99,16 +104,18 @@ def test_a_peak_comes_back_to_its_pixel(geo, g, seed):
     heat = geo.map_to_original(m)
     assert heat.shape == (geo.h, geo.w) and heat.dtype == np.float32
     found_y, found_x = np.nonzero(heat >= heat.max() - 1e-5)
-    half_x, half_y = patch/2*geo.w/geo.fitted[1] + 1, patch/2*geo.h/geo.fitted[0] + 1         # in original pixels, and one of those
+    # in original pixels, and one of those
+    half_x, half_y = patch/2*geo.w/geo.fitted[1] + 1, patch/2*geo.h/geo.fitted[0] + 1
     assert abs(found_x - x).min() <= half_x + 1e-6 and abs(found_y - y).min() <= half_y + 1e-6
 
 @settings(max_examples=2000)
 @given(small, st.integers(1, 16), st.sampled_from(['bilinear', 'nearest']), seeds)
 def test_a_planted_peak_comes_back_within_its_patch(geo, g, interpolation, seed):
-    "The map's only hot patch holds a known original pixel; the hottest original pixel is less than a patch away, and with 'nearest' the known one is among the hottest"
+    "The hottest original pixel is less than a patch from a known one in the only hot patch; with 'nearest' it is in it"
     x, y = np.random.default_rng(seed).integers([geo.w, geo.h])
     cx, cy = (np.floor(c[v]*g/geo.size).astype(int) for c, v in zip(centres(geo), (x, y)))
-    sure = all(abs(c[v]*g/geo.size - round(c[v]*g/geo.size)) > 1e-6 for c, v in zip(centres(geo), (x, y)))    # not on the border of two patches
+    # not on the border of two patches
+    sure = all(abs(c[v]*g/geo.size - round(c[v]*g/geo.size)) > 1e-6 for c, v in zip(centres(geo), (x, y)))
     assume(sure or interpolation == 'bilinear')
     m = np.zeros((g, g)); m[cy, cx] = 1
     heat = geo.map_to_original(m, interpolation)
@@ -130,7 +137,8 @@ def test_a_lesion_comes_back_through_the_picture(h, w, grid, seed):
     image[y:y+side, x:x+side] = 255
     heat = geo.map_to_original(geo.to_square(image).reshape(g, patch, g, patch).mean((1, 3)))
     found_y, found_x = np.nonzero(heat == heat.max())
-    tolerance = side/2 + 1.5*max(scale, 1)                                  # half a patch, and the rounding of the resize
+    # half a patch, and the rounding of the resize
+    tolerance = side/2 + 1.5*max(scale, 1)
     assert abs(found_x + .5 - x - side/2).min() <= tolerance and abs(found_y + .5 - y - side/2).min() <= tolerance
 
 @settings(max_examples=300)
@@ -156,7 +164,8 @@ def test_nearest_is_the_patch_that_holds_the_pixel(geo, g, seed):
     m = np.random.default_rng(seed).random((g, g), dtype=np.float32)
     x, y = (c*g/geo.size for c in centres(geo))
     sure = np.ix_(abs(y - y.round()) > 1e-6, abs(x - x.round()) > 1e-6)      # not on the border of two patches
-    np.testing.assert_array_equal(geo.map_to_original(m, 'nearest')[sure], m[np.ix_(y.astype(int).clip(0, g-1), x.astype(int).clip(0, g-1))][sure])
+    np.testing.assert_array_equal(geo.map_to_original(m, 'nearest')[sure],
+                                  m[np.ix_(y.astype(int).clip(0, g-1), x.astype(int).clip(0, g-1))][sure])
 
 def test_nearest_of_a_square_repeats_each_patch():
     m = np.random.default_rng(0).random((14, 14), dtype=np.float32)
@@ -178,7 +187,8 @@ def test_a_map_never_leaves_its_range(geo, g, interpolation, seed):
 
 # Grey values
 
-@given(st.lists(st.one_of(st.integers(-2**31, 2**31 - 1), st.integers(-10**6, 10**6).map(lambda i: i/1000)), min_size=1, max_size=20))
+@given(st.lists(st.one_of(st.integers(-2**31, 2**31 - 1), st.integers(-10**6, 10**6).map(lambda i: i/1000)),
+                min_size=1, max_size=20))
 def test_to_uint8_keeps_the_order_and_uses_the_range(values):
     a = np.array(values, float)
     b = to_uint8(a).astype(int)
@@ -193,14 +203,16 @@ def test_percentiles_are_numpys(dtype, percentiles, n, seed):
     "Whatever the type, and where counting gives way to sorting"
     rng = np.random.default_rng(seed)
     top = 1e6 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
-    a = (rng.normal(0, 1, (n, 3))*rng.choice([3, top/8])).clip(-top if np.issubdtype(dtype, np.signedinteger) or np.issubdtype(dtype, np.floating) else 0, top).astype(dtype)
+    a = (rng.normal(0, 1, (n, 3))*rng.choice([3, top/8])).clip(-top if np.issubdtype(dtype, np.signedinteger)
+                                                               or np.issubdtype(dtype, np.floating) else 0,
+                                                               top).astype(dtype)
     lo, hi = np.percentile(a.astype(float), percentiles, method='inverted_cdf')
     if lo == hi: lo, hi = float(a.min()), float(a.max())
     expected = ((a - lo)/(hi - lo)).clip(0, 1)*255 if hi > lo else np.zeros(a.shape)
     b = to_uint8(a, percentiles)
     assert b.dtype == np.uint8 and np.abs(b - expected).max() <= .5 + 1e-6
 
-def test_a_small_spot_is_not_lost():                                        # the percentiles agree; so the whole range is shown
+def test_a_small_spot_is_not_lost(): # the percentiles agree; so the whole range is shown
     a = np.zeros((100, 100), np.uint16); a[5, 5] = 900
     b = to_uint8(a, PERCENTILES)
     assert b[5, 5] == 255 and b.sum() == 255
@@ -210,7 +222,8 @@ def test_large_numbers_close_together():                                    # fl
 
 @pytest.mark.parametrize('percentiles', [(99, 1), (5, 5), (-1, 50), (0, 101)])
 def test_impossible_percentiles(percentiles):
-    with pytest.raises(ValueError, match='percentiles must be two numbers from 0 to 100'): to_uint8(np.arange(5), percentiles)
+    with pytest.raises(ValueError, match='percentiles must be two numbers from 0 to 100'):
+        to_uint8(np.arange(5), percentiles)
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_to_uint8_refuses(value):
@@ -245,7 +258,9 @@ grey = np.rint(colours @ [.299, .587, .114])
 
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'P'])
 def test_colours_become_luminance(tmp_path, mode):
-    Image.fromarray(np.stack([colours, colours])).convert(mode, **dict(palette=Image.Palette.ADAPTIVE) if mode == 'P' else {}).save(tmp_path/'a.png')
+    Image.fromarray(np.stack([colours, colours])).convert(mode,
+                                                          **dict(palette=Image.Palette.ADAPTIVE)
+                                                          if mode == 'P' else {}).save(tmp_path/'a.png')
     with Image.open(tmp_path/'a.png') as im: assert im.mode == mode
     np.testing.assert_allclose(read_image(tmp_path/'a.png'), np.stack([grey, grey]), atol=1)
 
@@ -281,11 +296,13 @@ def test_content_decides_not_the_suffix(tmp_path):
 @pytest.mark.parametrize('suffix', ['png', 'jpg', 'dcm', 'j2k.dcm', 'dfl.dcm'])
 def test_a_truncated_file(tmp_path, suffix, keep):
     f, noise = tmp_path/f'half.{suffix}', np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
-    syntax = {'j2k.dcm': JPEG2000Lossless, 'dfl.dcm': DeflatedExplicitVRLittleEndian}.get(suffix, ExplicitVRLittleEndian)
+    syntax = {'j2k.dcm': JPEG2000Lossless, 'dfl.dcm': DeflatedExplicitVRLittleEndian}.get(suffix,
+        ExplicitVRLittleEndian)
     save_dicom(f, noise, syntax=syntax) if suffix.endswith('dcm') else Image.fromarray(noise).save(f)
     data = f.read_bytes()
     f.write_bytes(data[:keep if keep > 1 else int(keep*len(data))])
-    known = {0: 'empty file', 20: 'not DICOM|not a DICOM file|not an image of a known format|truncated'}.get(keep, 'truncated')
+    known = {0: 'empty file', 20: 'not DICOM|not a DICOM file|not an image of a known format|truncated'}.get(keep,
+        'truncated')
     with pytest.raises(ValueError, match=f'^cannot read the image half.{suffix}: ({known})'): read_image(f)
 
 def test_no_file(tmp_path):
@@ -311,7 +328,9 @@ def test_a_transfer_syntax_that_nobody_decodes(tmp_path, syntax):
     with pytest.raises(ValueError, match=f'a.dcm: no decoder for the transfer syntax {syntax.name}'):
         read_image(tmp_path/'a.dcm')
 
-@pytest.mark.parametrize('gone,why', [(['Rows'], 'its header has no Rows'), (['BitsAllocated', 'PhotometricInterpretation'], 'its header has no BitsAllocated, PhotometricInterpretation'),
+@pytest.mark.parametrize('gone,why', [(['Rows'], 'its header has no Rows'),
+                                      (['BitsAllocated', 'PhotometricInterpretation'],
+                                       'its header has no BitsAllocated, PhotometricInterpretation'),
                                       (['PixelData'], 'truncated'), (['PixelData', 'Rows'], 'no pixels in it')])
 def test_a_header_that_lacks_something(tmp_path, gone, why):
     ds = pydicom.dcmread(save_dicom(tmp_path/'a.dcm', detector))
@@ -333,13 +352,16 @@ def test_damaged_pixels(tmp_path):
 def test_a_reason_tells_nothing_of_the_patient(tmp_path, recwarn):
     "Neither folder nor header, whatever is wrong"
     secret = tmp_path/'Doe_Jane_1950'; secret.mkdir()
-    save = lambda name, **tags: save_dicom(secret/name, detector, PatientName='Doe^Jane', PatientID='p1950', StudyInstanceUID='1.2.1950', **tags)
+    save = lambda name, **tags: save_dicom(secret/name, detector, PatientName='Doe^Jane', PatientID='p1950',
+                                           StudyInstanceUID='1.2.1950', **tags)
     ids = 'empty text cut1 cut2 half frames window slope lut header photo j2k png noise'.split()
     fine = {'window', 'slope', 'lut', 'noise'}                              # junk in one element costs that element
     for name in ids: save(f'{name}.dcm')
-    (secret/'empty.dcm').write_bytes(b''); (secret/'text.dcm').write_text('Jane Doe'); (secret/'png.dcm').write_bytes(b'\x89PNG\r\n\x1a\n1950')
+    (secret/'empty.dcm').write_bytes(b''); (secret/'text.dcm').write_text('Jane Doe')
+    (secret/'png.dcm').write_bytes(b'\x89PNG\r\n\x1a\n1950')
     whole = save('half.dcm').read_bytes()
-    for name, n in (('cut1', 200), ('cut2', 600), ('half', len(whole) - 500)): (secret/f'{name}.dcm').write_bytes(whole[:n])
+    for name, n in (('cut1', 200), ('cut2', 600), ('half', len(whole) - 500)):
+        (secret/f'{name}.dcm').write_bytes(whole[:n])
     save('frames.dcm', NumberOfFrames=3)
     save('slope.dcm', RescaleSlope=0, RescaleIntercept=0)
     save('lut.dcm', ModalityLUTSequence=Sequence([table([1, 2, 3], 900)]))
@@ -347,12 +369,14 @@ def test_a_reason_tells_nothing_of_the_patient(tmp_path, recwarn):
     save('window.dcm', WindowCenter='1950.25', WindowWidth='1950')
     (secret/'window.dcm').write_bytes((secret/'window.dcm').read_bytes().replace(b'1950.25', b'Doe1950'))
     save('photo.dcm', PhotometricInterpretation='DOE JANE')
-    (secret/'j2k.dcm').write_bytes(save_dicom(secret/'j2k.dcm', np.kron(detector, np.ones((3, 3), int)), syntax=JPEG2000Lossless).read_bytes()[:-90])
+    (secret/'j2k.dcm').write_bytes(save_dicom(secret/'j2k.dcm', np.kron(detector, np.ones((3, 3), int)),
+                                              syntax=JPEG2000Lossless).read_bytes()[:-90])
     rng = np.random.default_rng(0)
     noisy = bytearray(whole)
     for at in rng.integers(140, len(noisy), 60): noisy[at] = int(rng.integers(256))
     (secret/'noise.dcm').write_bytes(noisy)
-    items = pd.DataFrame(dict(image_id=ids + ['gone'], patient_id=range(len(ids) + 1), split='train', image=[f'{k}.dcm' for k in ids + ['gone']], mass=0))
+    items = pd.DataFrame(dict(image_id=ids + ['gone'], patient_id=range(len(ids) + 1), split='train',
+                              image=[f'{k}.dcm' for k in ids + ['gone']], mass=0))
     bad = unreadable(Cohort(items, ['mass'], root=secret))
     assert set(bad.image_id) >= set(ids + ['gone']) - fine and not set(bad.image_id) & (fine - {'noise'})
     said = ' '.join(bad.reason) + ' '.join(PICTURE_REPAIRS) + ' '.join(str(w.message) for w in recwarn)
@@ -366,23 +390,28 @@ def test_masks(tmp_path):
     m = np.zeros((20, 30), np.uint8)
     Image.fromarray(m).save(tmp_path/'m.png')
     with pytest.raises(ValueError, match='^cannot read the mask m.png: empty; '): read_mask(tmp_path/'m.png')
-    with pytest.raises(FileNotFoundError, match='^cannot read the mask gone.png: missing file$'): read_mask(tmp_path/'gone.png')
+    with pytest.raises(FileNotFoundError, match='^cannot read the mask gone.png: missing file$'):
+        read_mask(tmp_path/'gone.png')
     m[3:8, 4:9] = 1
     for top in (1, 128, 255):
         Image.fromarray(m*np.uint8(top)).save(tmp_path/'m.png')
         np.testing.assert_array_equal(read_mask(tmp_path/'m.png'), m > 0)
-    Image.fromarray(np.kron(m, np.full((8, 8), 255, np.uint8))).save(tmp_path/'m.jpg', quality=60)   # ringing at the outline
+    # ringing at the outline
+    Image.fromarray(np.kron(m, np.full((8, 8), 255, np.uint8))).save(tmp_path/'m.jpg', quality=60)
     np.testing.assert_array_equal(read_mask(tmp_path/'m.jpg'), np.kron(m, np.ones((8, 8))) > 0)
     Image.fromarray(np.full((20, 30), 255, np.uint8)).save(tmp_path/'m.png')
     assert read_mask(tmp_path/'m.png').all()
 
 @pytest.mark.parametrize('top', [1, 255, 65535])
 @pytest.mark.parametrize('kind', ['png', 'dcm', 'dcm1'])
-def test_a_mask_of_one_pixel_in_ten_thousand(tmp_path, kind, top):            # no percentile and no window may swallow it
+def test_a_mask_of_one_pixel_in_ten_thousand(tmp_path, kind,
+                                             top):            # no percentile and no window may swallow it
     m = np.zeros((100, 100), np.uint16); m[40, 70] = top
     f = tmp_path/'m'
     if kind == 'png': Image.fromarray(m).save(tmp_path/'m', 'png')
-    else: save_dicom(f, m if kind == 'dcm' else top - m, 'MONOCHROME2' if kind == 'dcm' else 'MONOCHROME1', bits=16, WindowCenter=90000, WindowWidth=2)
+    else:
+        save_dicom(f, m if kind == 'dcm' else top - m, 'MONOCHROME2' if kind == 'dcm' else 'MONOCHROME1', bits=16,
+                   WindowCenter=90000, WindowWidth=2)
     assert np.argwhere(read_mask(f)).tolist() == [[40, 70]]
 
 def test_a_dicom_mask_of_ones_is_not_empty(tmp_path):
@@ -413,12 +442,14 @@ def test_a_mask_is_resized_by_nearest_neighbour():
     twin = np.asarray(Image.fromarray(m.astype(np.uint8)).resize((53, 40), Image.Resampling.NEAREST)) > 0
     np.testing.assert_array_equal(resize_mask(m, 40, 53), twin)
 
-@pytest.mark.parametrize('shape,fits', [((100, 101), True), ((100, 98), False), ((98, 100), False), ((200, 203), True), ((100, 50), False), ((50, 50), True)])
+@pytest.mark.parametrize('shape,fits', [((100, 101), True), ((100, 98), False), ((98, 100), False), ((200, 203), True),
+                                        ((100, 50), False), ((50, 50), True)])
 def test_only_the_same_aspect_is_resized(shape, fits):
     m = np.ones((100, 100), bool)
     if fits: assert resize_mask(m, *shape).shape == shape
     else:
-        with pytest.raises(ValueError, match=rf'100 x 100 pixels .width x height., its image {shape[1]} x {shape[0]}'): resize_mask(m, *shape)
+        with pytest.raises(ValueError, match=rf'100 x 100 pixels .width x height., its image {shape[1]} x {shape[0]}'):
+            resize_mask(m, *shape)
     assert resize_mask(m, 100, 90, tolerance=.2).shape == (100, 90)
 
 def test_a_lesion_that_vanishes():
@@ -430,7 +461,9 @@ def test_read_mask_resizes(tmp_path):
     m = np.zeros((20, 30), np.uint8); m[3:8, 4:9] = 255
     Image.fromarray(m).save(tmp_path/'m.png')
     assert mask_box(read_mask(tmp_path/'m.png', (40, 60))) == (8, 6, 18, 16)
-    with pytest.raises(ValueError, match='cannot read the mask m.png: 30 x 20 pixels .width x height., its image 20 x 30'): read_mask(tmp_path/'m.png', (30, 20))
+    with pytest.raises(ValueError,
+                       match='cannot read the mask m.png: 30 x 20 pixels .width x height., its image 20 x 30'):
+        read_mask(tmp_path/'m.png', (30, 20))
 
 
 # Regions from masks
@@ -444,14 +477,18 @@ def outlines(tmp_path):
         if k % 2: save_dicom(tmp_path/f'm{k}.dcm', m.astype(np.uint16))
         else: Image.fromarray(m).save(tmp_path/f'm{k}.png')
         Image.fromarray(m//2).save(tmp_path/f'i{k}.png')
-        rows.append(dict(image_id=f'im{k//2}', label='mass', image=f'i{k}.png', path=f"m{k}.{'dcm' if k % 2 else 'png'}", more=k))
+        rows.append(dict(image_id=f'im{k//2}', label='mass', image=f'i{k}.png',
+                         path=f"m{k}.{'dcm' if k % 2 else 'png'}", more=k))
     return pd.DataFrame(rows, index=list('zyxwvu'))
 
 def test_regions_from_masks(outlines, tmp_path):
     r = mask_rois(outlines, tmp_path, 'path', n_jobs=3)
-    assert list(r.columns) == ['image_id', 'label', *BOX, 'mask'] and r.index.tolist() == list(range(6)) and (r.dtypes[BOX] == float).all()
-    assert r[BOX].to_numpy().tolist() == [[2*k, k, 2*k + 5, k + 9] for k in range(6)] and r['mask'].tolist() == outlines.path.tolist()
-    pd.testing.assert_frame_equal(mask_rois(outlines.drop(columns='image').rename(columns=dict(path='mask')), str(tmp_path), n_jobs=1), r)
+    assert list(r.columns) == ['image_id', 'label', *BOX, 'mask'] and r.index.tolist() == list(range(6))
+    assert (r.dtypes[BOX] == float).all()
+    assert r[BOX].to_numpy().tolist() == [[2*k, k, 2*k + 5, k + 9] for k in range(6)]
+    assert r['mask'].tolist() == outlines.path.tolist()
+    pd.testing.assert_frame_equal(mask_rois(outlines.drop(columns='image').rename(columns=dict(path='mask')),
+                                            str(tmp_path), n_jobs=1), r)
     assert len(mask_rois(outlines[:0], tmp_path, 'path')) == 0
 
 def test_regions_are_in_pixels_of_the_image(outlines, tmp_path):
@@ -459,7 +496,8 @@ def test_regions_are_in_pixels_of_the_image(outlines, tmp_path):
     save_dicom(tmp_path/'i3.png', np.ones((20, 30), np.uint16))              # half of it
     r = mask_rois(outlines, tmp_path, 'path')
     assert r[BOX].iloc[[2, 3]].to_numpy().tolist() == [[8, 4, 18, 22], [3, 1, 5, 6]]
-    (tmp_path/'i2.png').unlink()                                             # somebody else's error; the mask speaks for itself
+    # somebody else's error; the mask speaks for itself
+    (tmp_path/'i2.png').unlink()
     assert mask_rois(outlines, tmp_path, 'path')[BOX].iloc[2].tolist() == [4, 2, 9, 11]
 
 def test_all_useless_masks_are_named_at_once(outlines, tmp_path):
@@ -469,12 +507,15 @@ def test_all_useless_masks_are_named_at_once(outlines, tmp_path):
     Image.new('L', (60, 60), 255).save(tmp_path/'i4.png')
     with pytest.raises(ValueError) as e: mask_rois(outlines, tmp_path, 'path')
     assert str(e.value).splitlines() == ['3 of 6 masks cannot be used:', 'im0: all of the image is marked',
-                                         'im1: not an image of a known format', 'im2: 60 x 40 pixels (width x height), its image 60 x 60']
+                                         'im1: not an image of a known format',
+                                         'im2: 60 x 40 pixels (width x height), its image 60 x 60']
 
 def test_missing_masks_are_told_first(outlines, tmp_path):
     for k in (0, 4): (tmp_path/f'm{k}.png').unlink()
     (tmp_path/'m2.png').write_bytes(b'no image')
-    with pytest.raises(FileNotFoundError, match="^2 of 6 masks are missing, of image 'im0', 'im2'; paths are relative to root$"): mask_rois(outlines, tmp_path, 'path')
+    with pytest.raises(FileNotFoundError,
+                       match="^2 of 6 masks are missing, of image 'im0', 'im2'; paths are relative to root$"):
+        mask_rois(outlines, tmp_path, 'path')
     with pytest.raises(ValueError, match="the table of masks has no column 'mask'"): mask_rois(outlines, tmp_path)
 
 
@@ -579,7 +620,8 @@ def test_lesions_in_transparency(tmp_path):
 def test_black_on_white_is_refused(tmp_path, suffix):
     dark, f = np.where(A, 0, 255).astype(np.uint8), tmp_path/f'm.{suffix}'
     save_dicom(f, dark, bits=8, allocated=8) if suffix == 'dcm' else Image.fromarray(dark).save(f)
-    with pytest.raises(ValueError, match='it marks the border of the image; is it black on white.'): read_mask(f)
+    with pytest.raises(ValueError, match='it marks the border of the image, as a mask in black on white does'):
+        read_mask(f)
     with pytest.raises(ValueError, match='a: it marks the border'): mask_rois(pd.DataFrame(dict(image_id=['a'],
         label='y', mask=f.name)), tmp_path)
 
@@ -598,7 +640,7 @@ def test_a_lesion_on_another_colour_than_black_is_refused(tmp_path, lesion, back
     f = tmp_path/f'm.{kind}'
     if kind == 'png': Image.fromarray(on(lesion, background)).save(f)
     else: save_dicom(f, on(lesion, background), 'RGB', bits=8, allocated=8)
-    with pytest.raises(ValueError, match='nothing in it is black; is the lesion a colour on another one'): read_mask(f)
+    with pytest.raises(ValueError, match='nothing in it is black; the background must be black'): read_mask(f)
 
 def ring(inner, outer):
     r = np.hypot(*np.mgrid[-19:21, -23:25])
@@ -696,7 +738,9 @@ def test_a_name_with_a_semicolon_is_a_name(outlines, tmp_path):
 def save_dicom(path, a, photometric='MONOCHROME2', bits=12, allocated=16, syntax=ExplicitVRLittleEndian, **tags):
     "A file of grey values, or of colours, with any further tags"
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = syntax, DigitalXRayImageStorageForPresentation, '1.2.3'
+    meta.TransferSyntaxUID = syntax
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = '1.2.3'
     ds = FileDataset(path, {}, b'\0'*128, meta, syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
     ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = meta.MediaStorageSOPClassUID, '1.2.3', 'DX'
     colour = photometric.startswith(('RGB', 'YBR'))
@@ -708,7 +752,8 @@ def save_dicom(path, a, photometric='MONOCHROME2', bits=12, allocated=16, syntax
     order = '>' if syntax == ExplicitVRBigEndian else '<'
     if a.dtype.kind == 'f':
         del ds.PixelRepresentation, ds.BitsStored, ds.HighBit
-        setattr(ds, {32: 'FloatPixelData', 64: 'DoubleFloatPixelData'}[allocated], a.astype(f'{order}f{allocated//8}').tobytes())
+        setattr(ds, {32: 'FloatPixelData', 64: 'DoubleFloatPixelData'}[allocated],
+                a.astype(f'{order}f{allocated//8}').tobytes())
     elif allocated == 1: ds.PixelData = np.packbits(a.ravel().astype(np.uint8), bitorder='little').tobytes()
     else:
         ds.PixelData = a.astype(f"{order}{'i' if ds.PixelRepresentation else 'u'}{allocated//8}").tobytes()
@@ -730,7 +775,7 @@ def percentiles(x, q=PERCENTILES): # What is shown without a window
     return ((x - lo)/(hi - lo)).clip(0, 1)*255
 
 def pydicoms(path, frame=None, voi=0):
-    "What pydicom's own pipeline makes of a file, its full output range scaled to 0..255; None if the file states no window"
+    "The result of pydicom's own pipeline, its full output range scaled to 0..255; None if the file states no window"
     ds = pydicom.dcmread(path)
     a = pixel_array(ds, index=frame)
     if ds.PhotometricInterpretation == 'PALETTE COLOR':
@@ -742,7 +787,10 @@ def pydicoms(path, frame=None, voi=0):
     else:
         if 'VOILUTSequence' in ds: lo, hi = 0, 2**ds.VOILUTSequence[voi].LUTDescriptor[2] - 1
         elif 'ModalityLUTSequence' in ds: lo, hi = 0, 2**ds.ModalityLUTSequence[0].LUTDescriptor[2] - 1
-        else: lo, hi = np.array([0, 2**ds.BitsStored - 1])*float(ds.get('RescaleSlope', 1)) + float(ds.get('RescaleIntercept', 0)) - ds.PixelRepresentation*2**(ds.BitsStored - 1)*float(ds.get('RescaleSlope', 1))
+        else:
+            lo, hi = np.array([0, 2**ds.BitsStored - 1])*float(ds.get('RescaleSlope',
+                1)) + float(ds.get('RescaleIntercept',
+                                   0)) - ds.PixelRepresentation*2**(ds.BitsStored - 1)*float(ds.get('RescaleSlope', 1))
         y = (np.asarray(apply_voi_lut(x, ds, voi), float) - lo)/(hi - lo)*255
     return 255 - y if ds.PhotometricInterpretation == 'MONOCHROME1' else y
 
@@ -752,20 +800,26 @@ def pydicoms(path, frame=None, voi=0):
 def test_rescale_then_window_then_invert(tmp_path, photometric, slope, intercept, function):
     x = detector*float(slope) + intercept
     c, w = float(np.quantile(x, .4)), float(np.ptp(x)/3)
-    f = save_dicom(tmp_path/'a.dcm', detector, photometric, RescaleSlope=slope, RescaleIntercept=intercept, WindowCenter=round(c, 3), WindowWidth=round(w, 3),
+    f = save_dicom(tmp_path/'a.dcm', detector, photometric, RescaleSlope=slope, RescaleIntercept=intercept,
+                   WindowCenter=round(c, 3), WindowWidth=round(w, 3),
                    **{} if function is None else dict(VOILUTFunction=function))
     a = read_dicom(f)
-    if slope > 0: np.testing.assert_allclose(a, pydicoms(f), atol=.51)       # pydicom turns the window around with a negative slope
+    if slope > 0:
+        # pydicom turns the window around with a negative slope
+        np.testing.assert_allclose(a, pydicoms(f), atol=.51)
     if function in ('LINEAR', None):
         expected = window(x, c, w)
         np.testing.assert_allclose(a, 255*(1 - expected if photometric == 'MONOCHROME1' else expected), atol=.6)
-    elif slope < 0: np.testing.assert_allclose(a, 255 - read_dicom(save_dicom(tmp_path/'b.dcm', detector, photometric, RescaleSlope=1, RescaleIntercept=0,
-        WindowCenter=round(-(c - intercept), 3), WindowWidth=round(w, 3), VOILUTFunction=function)).astype(float), atol=1)
+    elif slope < 0:
+        np.testing.assert_allclose(a, 255 - read_dicom(save_dicom(tmp_path/'b.dcm', detector, photometric,
+                                                                  RescaleSlope=1, RescaleIntercept=0,
+WindowCenter=round(-(c - intercept), 3), WindowWidth=round(w, 3), VOILUTFunction=function)).astype(float), atol=1)
 
 @pytest.mark.parametrize('photometric', ['MONOCHROME1', 'MONOCHROME2'])
 def test_a_negative_slope_is_an_inversion(tmp_path, photometric):
     "Stored x with slope -1 and intercept 4095 is the same file as 4095 - x stored"
-    a, b = (save_dicom(tmp_path/f'{k}.dcm', d, photometric, RescaleSlope=s, RescaleIntercept=i, WindowCenter=1500, WindowWidth=900) for k, d, s, i in (('a', detector, -1, 4095), ('b', 4095 - detector, 1, 0)))
+    a, b = (save_dicom(tmp_path/f'{k}.dcm', d, photometric, RescaleSlope=s, RescaleIntercept=i, WindowCenter=1500,
+                       WindowWidth=900) for k, d, s, i in (('a', detector, -1, 4095), ('b', 4095 - detector, 1, 0)))
     np.testing.assert_array_equal(read_dicom(a), read_dicom(b))
     np.testing.assert_array_equal(read_dicom(a, voi=None), read_dicom(b, voi=None))
 
@@ -774,11 +828,15 @@ def test_a_window_is_not_stretched(tmp_path):
     a = read_image(save_dicom(tmp_path/'a.dcm', detector//4 + 1000, WindowCenter=2048, WindowWidth=4096))
     assert a.min() == round(1000/4095*255) and a.max() < 130
 
-@pytest.mark.parametrize('tags', [{}, dict(WindowCenter=None, WindowWidth=None), dict(WindowCenter=2000.), dict(WindowCenter=2000., WindowWidth=0), dict(WindowCenter=2000, WindowWidth=-5),
-                                  dict(WindowCenter=2000., WindowWidth=0, VOILUTFunction='SIGMOID'), dict(WindowCenter=2000., WindowWidth=0, VOILUTFunction='LINEAR_EXACT')])
+@pytest.mark.parametrize('tags', [{}, dict(WindowCenter=None, WindowWidth=None), dict(WindowCenter=2000.),
+                                  dict(WindowCenter=2000., WindowWidth=0), dict(WindowCenter=2000, WindowWidth=-5),
+                                  dict(WindowCenter=2000., WindowWidth=0, VOILUTFunction='SIGMOID'),
+                                  dict(WindowCenter=2000., WindowWidth=0, VOILUTFunction='LINEAR_EXACT')])
 def test_percentiles_without_a_window_or_with_one_that_shows_nothing(tmp_path, tags):
-    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', detector, **tags)), percentiles(detector), atol=.6)
-    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', detector, 'MONOCHROME1', **tags)), 255 - percentiles(detector), atol=.6)
+    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', detector, **tags)), percentiles(detector),
+                               atol=.6)
+    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', detector, 'MONOCHROME1', **tags)),
+                               255 - percentiles(detector), atol=.6)
 
 def test_percentiles_are_an_argument(tmp_path):
     f = save_dicom(tmp_path/'a.dcm', detector, WindowCenter=100, WindowWidth=50)
@@ -793,7 +851,8 @@ def test_windows_of_width_one(tmp_path):                                    # bl
 
 def test_the_choice_of_several_windows(tmp_path):
     f = save_dicom(tmp_path/'a.dcm', detector, WindowCenter=[1000., 3000.], WindowWidth=[500., 100.])
-    for voi, c, w in ((0, 1000, 500), (1, 3000, 100)): np.testing.assert_allclose(read_image(f, voi=voi), 255*window(detector, c, w), atol=.6)
+    for voi, c, w in ((0, 1000, 500), (1, 3000, 100)):
+        np.testing.assert_allclose(read_image(f, voi=voi), 255*window(detector, c, w), atol=.6)
     for voi in (2, -1):
         with pytest.raises(ValueError, match=f'a.dcm: voi={voi}, but the file states 2 views, counted from 0'):
             read_image(f, voi=voi)
@@ -811,7 +870,8 @@ def table(entries, n=None, first=0, bits=16, vr='US'): # A lookup table
     item.add_new('LUTData', vr, entries if vr == 'US' else np.asarray(entries, '<u2').tobytes())
     return item
 
-curves = dict(gamma=lambda n, top: (np.linspace(0, 1, n)**2*top).astype(int), inverse=lambda n, top: np.linspace(top, 0, n).astype(int))
+curves = dict(gamma=lambda n, top: (np.linspace(0, 1, n)**2*top).astype(int), inverse=lambda n,
+              top: np.linspace(top, 0, n).astype(int))
 
 @pytest.mark.parametrize('curve', curves)
 @pytest.mark.parametrize('bits', [10, 12, 16])
@@ -825,13 +885,15 @@ def test_a_lookup_table_for_the_view(tmp_path, curve, bits, vr, first):
         read_dicom(f, voi=None)) # the window stands behind the table, and shows nothing
     with pytest.raises(ValueError, match='states 2 views'): read_dicom(f, voi=2)
 
-def test_a_table_of_8_bit_entries(tmp_path):                                # more than 256 of them, which pydicom 3.0 counts modulo 256
+def test_a_table_of_8_bit_entries(tmp_path): # more than 256 of them, which pydicom 3.0 counts modulo 256
     for vr in ('US', 'OW'):
-        f = save_dicom(tmp_path/'a.dcm', detector, VOILUTSequence=Sequence([table((np.arange(4096)//16).tolist(), bits=8, vr=vr)]))
+        f = save_dicom(tmp_path/'a.dcm', detector, VOILUTSequence=Sequence([table((np.arange(4096)//16).tolist(),
+            bits=8, vr=vr)]))
         np.testing.assert_array_equal(read_dicom(f), detector//16)
     packed = Dataset(); packed.LUTDescriptor = [4096, 0, 8]
     packed.add_new('LUTData', 'OW', (np.arange(4096)//16).astype(np.uint8).tobytes())
-    np.testing.assert_array_equal(read_dicom(save_dicom(tmp_path/'a.dcm', detector, VOILUTSequence=Sequence([packed]))), detector//16)
+    np.testing.assert_array_equal(read_dicom(save_dicom(tmp_path/'a.dcm', detector,
+                                                        VOILUTSequence=Sequence([packed]))), detector//16)
 
 def test_a_table_that_states_more_bits_than_it_fills(tmp_path):
     f = save_dicom(tmp_path/'a.dcm', detector, VOILUTSequence=Sequence([table(np.arange(4096).tolist(), bits=16)]))
@@ -846,24 +908,31 @@ def test_tables_without_use(tmp_path):
 
 def test_a_full_table_of_65536(tmp_path):
     a = np.linspace(0, 65535, 560).astype(np.uint16).reshape(20, 28)
-    f = save_dicom(tmp_path/'a.dcm', a, bits=16, VOILUTSequence=Sequence([table(np.arange(65535, -1, -1).tolist(), n=0)]))
+    f = save_dicom(tmp_path/'a.dcm', a, bits=16, VOILUTSequence=Sequence([table(np.arange(65535, -1, -1).tolist(),
+        n=0)]))
     np.testing.assert_allclose(read_dicom(f), 255 - a/65535*255, atol=.51)
 
 @pytest.mark.parametrize('tags', [{}, dict(WindowCenter=900, WindowWidth=700)])
 def test_a_lookup_table_for_the_modality(tmp_path, tags):
-    f = save_dicom(tmp_path/'a.dcm', detector, ModalityLUTSequence=Sequence([table((np.arange(4096)**2//4096).tolist(), vr='OW')]), **tags)
+    f = save_dicom(tmp_path/'a.dcm', detector, ModalityLUTSequence=Sequence([table((np.arange(4096)**2//4096).tolist(),
+        vr='OW')]), **tags)
     np.testing.assert_allclose(read_dicom(f), pydicoms(f), atol=.51)
 
 def test_a_signed_start_of_the_table(tmp_path):
     signed = detector.astype(np.int16) - 2000
-    f = save_dicom(tmp_path/'a.dcm', signed, bits=16, VOILUTSequence=Sequence([table(np.arange(4096).tolist(), first=-2000, bits=12)]))
+    f = save_dicom(tmp_path/'a.dcm', signed, bits=16, VOILUTSequence=Sequence([table(np.arange(4096).tolist(),
+        first=-2000, bits=12)]))
     np.testing.assert_allclose(read_dicom(f), detector/4095*255, atol=.51)
 
-@pytest.mark.parametrize('syntax', [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize('syntax', [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian,
+                                    DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 @pytest.mark.parametrize('bits,signed', [(8, False), (12, False), (12, True), (16, False), (16, True)])
 def test_transfer_syntaxes(tmp_path, syntax, bits, signed):
-    a = np.linspace(-2**(bits - 1) if signed else 0, 2**(bits - 1) - 1 if signed else 2**bits - 1, 5040).astype(int).reshape(60, 84)
-    f = save_dicom(tmp_path/'a.dcm', a.astype(np.int16 if signed else np.uint16), bits=bits, allocated=8 if bits == 8 else 16, syntax=syntax, WindowCenter=int(a.mean()), WindowWidth=2**(bits - 1))
+    a = np.linspace(-2**(bits - 1) if signed else 0, 2**(bits - 1) - 1 if signed else 2**bits - 1,
+                    5040).astype(int).reshape(60, 84)
+    f = save_dicom(tmp_path/'a.dcm', a.astype(np.int16 if signed else np.uint16), bits=bits,
+                   allocated=8 if bits == 8 else 16, syntax=syntax, WindowCenter=int(a.mean()),
+                   WindowWidth=2**(bits - 1))
     assert pydicom.dcmread(f).file_meta.TransferSyntaxUID == syntax
     np.testing.assert_allclose(read_dicom(f), 255*window(a, int(a.mean()), 2**(bits - 1)), atol=.51)
     np.testing.assert_allclose(read_dicom(f), pydicoms(f), atol=.51)
@@ -887,12 +956,14 @@ def test_from_1_to_32_bits(tmp_path, bits, allocated):
     a = np.linspace(0, 2**bits - 1, 560).astype(np.uint64).reshape(20, 28)
     f = save_dicom(tmp_path/'a.dcm', a, bits=bits, allocated=allocated, WindowCenter=2**(bits - 1), WindowWidth=2**bits)
     np.testing.assert_allclose(read_dicom(f), a.astype(float)/(2**bits - 1)*255, atol=.51)
-    np.testing.assert_allclose(read_dicom(f, voi=None, percentiles=(0, 100)), a.astype(float)/(2**bits - 1)*255, atol=.51)
+    np.testing.assert_allclose(read_dicom(f, voi=None, percentiles=(0, 100)), a.astype(float)/(2**bits - 1)*255,
+                               atol=.51)
 
 @pytest.mark.parametrize('allocated', [32, 64])
 def test_floating_point_pixels(tmp_path, allocated):
     a = np.linspace(-.5, 1.5, 560).reshape(20, 28)
-    f = save_dicom(tmp_path/'a.dcm', a, allocated=allocated, WindowCenter='0.5', WindowWidth='1', VOILUTFunction='LINEAR_EXACT')
+    f = save_dicom(tmp_path/'a.dcm', a, allocated=allocated, WindowCenter='0.5', WindowWidth='1',
+                   VOILUTFunction='LINEAR_EXACT')
     np.testing.assert_allclose(read_image(f), a.clip(0, 1)*255, atol=.51)
     np.testing.assert_allclose(read_image(f, voi=None), percentiles(a), atol=.51)
     a[2, 3] = np.nan
@@ -901,13 +972,16 @@ def test_floating_point_pixels(tmp_path, allocated):
 
 def test_bits_above_those_stored_do_not_count(tmp_path):                    # overlays used to hide there
     dirty = detector | np.uint16(0x3000)
-    np.testing.assert_array_equal(read_dicom(save_dicom(tmp_path/'a.dcm', dirty)), read_dicom(save_dicom(tmp_path/'b.dcm', detector)))
+    np.testing.assert_array_equal(read_dicom(save_dicom(tmp_path/'a.dcm', dirty)),
+                                  read_dicom(save_dicom(tmp_path/'b.dcm', detector)))
 
 def test_signed_pixels(tmp_path):
     signed = detector.astype(np.int16) - 2000
-    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', signed, bits=16)), percentiles(detector), atol=.6)
+    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', signed, bits=16)), percentiles(detector),
+                               atol=.6)
 
-@pytest.mark.parametrize('tags,inner', [({}, slice(0, None)), (dict(PixelPaddingValue=4000), slice(0, 300)), (dict(PixelPaddingValue=3900, PixelPaddingRangeLimit=4000), slice(0, 300)),
+@pytest.mark.parametrize('tags,inner', [({}, slice(0, None)), (dict(PixelPaddingValue=4000), slice(0, 300)),
+                                        (dict(PixelPaddingValue=3900, PixelPaddingRangeLimit=4000), slice(0, 300)),
                                         (dict(PixelPaddingValue=4000, PixelPaddingRangeLimit=3900), slice(0, 300))])
 def test_padding_has_no_say_in_the_contrast(tmp_path, tags, inner):
     a = np.concatenate([np.arange(300), np.full(260, 4000)]).astype(np.uint16)
@@ -923,13 +997,15 @@ def test_signed_padding_and_nothing_but_padding(tmp_path):
     assert read_dicom(save_dicom(tmp_path/'a.dcm', np.full((3, 4), 7, np.uint16), PixelPaddingValue=7)).shape == (3, 4)
 
 @pytest.mark.parametrize('tags', [{}, dict(PixelPaddingValue=9), dict(WindowCenter=9, WindowWidth=0)])
-def test_a_constant_image(tmp_path, tags): assert np.ptp(read_image(save_dicom(tmp_path/'a.dcm', detector*0 + 9, **tags))) == 0
+def test_a_constant_image(tmp_path, tags):
+    assert np.ptp(read_image(save_dicom(tmp_path/'a.dcm', detector*0 + 9, **tags))) == 0
 
 def test_a_slope_of_zero(tmp_path):
     a, notes = read_noted(save_dicom(tmp_path/'a.dcm', detector, RescaleSlope=0, RescaleIntercept=5))
     np.testing.assert_allclose(a, percentiles(detector), atol=.6)
     assert notes == ['RescaleSlope of no use, ignored']
-    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', detector, RescaleIntercept=5)), percentiles(detector), atol=.6)
+    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', detector, RescaleIntercept=5)),
+                               percentiles(detector), atol=.6)
 
 def test_dicom_without_a_suffix(tmp_path):
     f = save_dicom(tmp_path/'a', detector)
@@ -937,12 +1013,14 @@ def test_dicom_without_a_suffix(tmp_path):
 
 @pytest.mark.parametrize('syntax', [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 def test_frames(tmp_path, syntax):
-    f = save_dicom(tmp_path/'a.dcm', np.kron(np.stack([detector, detector[::-1], detector.T.reshape(20, 28)]), np.ones((1, 3, 3), int)), NumberOfFrames=3, syntax=syntax)
+    f = save_dicom(tmp_path/'a.dcm', np.kron(np.stack([detector, detector[::-1], detector.T.reshape(20, 28)]),
+                                             np.ones((1, 3, 3), int)), NumberOfFrames=3, syntax=syntax)
     with pytest.raises(ValueError, match=r'a.dcm: 3 frames; say which one with frame=0..2'): read_image(f)
     np.testing.assert_array_equal(read_image(f, frame=1), read_image(f, frame=0)[::-1])
     for k in (3, -1):
         with pytest.raises(ValueError, match=f'a.dcm: there is no frame {k}, only 0..2'): read_image(f, frame=k)
-    np.testing.assert_array_equal(read_image(save_dicom(tmp_path/'b.dcm', detector), frame=0), read_image(f, frame=0)[1::3, 1::3])
+    np.testing.assert_array_equal(read_image(save_dicom(tmp_path/'b.dcm', detector), frame=0),
+                                  read_image(f, frame=0)[1::3, 1::3])
 
 def nested(**macros): # A functional group
     group = Dataset()
@@ -954,16 +1032,21 @@ def nested(**macros): # A functional group
 
 def test_frames_with_windows_of_their_own(tmp_path):                        # as in enhanced files and tomosynthesis
     f = save_dicom(tmp_path/'a.dcm', np.stack([detector, detector]), NumberOfFrames=2,
-        SharedFunctionalGroupsSequence=Sequence([nested(PixelValueTransformationSequence=dict(RescaleSlope=2, RescaleIntercept=-100, RescaleType='US'))]),
-        PerFrameFunctionalGroupsSequence=Sequence([nested(FrameVOILUTSequence=dict(WindowCenter=c, WindowWidth=w)) for c, w in ((1000, 500), (3000, 100))]))
-    for frame, c, w in ((0, 1000, 500), (1, 3000, 100)): np.testing.assert_allclose(read_dicom(f, frame), 255*window(detector*2. - 100, c, w), atol=.6)
+        SharedFunctionalGroupsSequence=Sequence([nested(PixelValueTransformationSequence=dict(RescaleSlope=2,
+            RescaleIntercept=-100, RescaleType='US'))]),
+        PerFrameFunctionalGroupsSequence=Sequence([nested(FrameVOILUTSequence=dict(WindowCenter=c, WindowWidth=w))
+                                                   for c, w in ((1000, 500), (3000, 100))]))
+    for frame, c, w in ((0, 1000, 500), (1, 3000, 100)):
+        np.testing.assert_allclose(read_dicom(f, frame), 255*window(detector*2. - 100, c, w), atol=.6)
 
-palette = dict(RedPaletteColorLookupTableDescriptor=[256, 0, 16], GreenPaletteColorLookupTableDescriptor=[256, 0, 16], BluePaletteColorLookupTableDescriptor=[256, 0, 16])
+palette = dict(RedPaletteColorLookupTableDescriptor=[256, 0, 16], GreenPaletteColorLookupTableDescriptor=[256, 0, 16],
+               BluePaletteColorLookupTableDescriptor=[256, 0, 16])
 
 @pytest.mark.parametrize('top', [255, 65535])
 def test_palettes_of_either_depth(tmp_path, top):                            # 16 bits, of which some files use 8
     entries = np.linspace(0, top, 256).astype('<u2')
-    data = {f'{c}PaletteColorLookupTableData': (entries*(c != 'Blue')).astype('<u2').tobytes() for c in ('Red', 'Green', 'Blue')}
+    data = {f'{c}PaletteColorLookupTableData': (entries*(c != 'Blue')).astype('<u2').tobytes()
+            for c in ('Red', 'Green', 'Blue')}
     a = np.arange(256).reshape(16, 16)
     f = save_dicom(tmp_path/'a.dcm', a, 'PALETTE COLOR', bits=8, allocated=8, **palette, **data)
     np.testing.assert_allclose(read_image(f), entries.reshape(16, 16)/top*255*(.299 + .587), atol=.6)
@@ -971,7 +1054,8 @@ def test_palettes_of_either_depth(tmp_path, top):                            # 1
 @pytest.mark.parametrize('bits,allocated', [(8, 8), (12, 16), (16, 16)])
 def test_colour_is_scaled_by_its_bits(tmp_path, bits, allocated):             # not by the brightest pixel
     a = (np.stack([colours, colours]).astype(int)*(2**bits - 1)//255//2).astype(np.uint16)
-    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', a, 'RGB', bits=bits, allocated=allocated)), np.stack([grey, grey])/2, atol=1.1)
+    np.testing.assert_allclose(read_image(save_dicom(tmp_path/'a.dcm', a, 'RGB', bits=bits, allocated=allocated)),
+                               np.stack([grey, grey])/2, atol=1.1)
 
 def test_a_frame_of_a_colour_film(tmp_path):
     a = np.stack([np.stack([colours, colours]), np.stack([colours, colours])[:, ::-1]])
@@ -981,10 +1065,13 @@ def test_a_frame_of_a_colour_film(tmp_path):
 
 # The real files
 
-BAD = {'JPEG2000-embedded-sequence-delimiter': 'damaged pixels (JPEG 2000 Image Compression)', 'meta_missing_tsyntax': 'its transfer syntax is not stated',
+BAD = {'JPEG2000-embedded-sequence-delimiter': 'damaged pixels (JPEG 2000 Image Compression)',
+       'meta_missing_tsyntax': 'its transfer syntax is not stated',
        'nested_priv_SQ': 'its header has no Rows, Columns, BitsAllocated, PhotometricInterpretation'}
-GOOD = ['J2K_pixelrep_mismatch', 'JPGExtended', 'JPGLosslessP14SV1_1s_1f_8b', 'MR_small_jpeg_ls_lossless', 'OBXXXX1A_rle_2frame', 'RG1_J2KI', 'RG3_J2KI', 'RG3_J2KR',
-        'SC_ybr_full_422_uncompressed', 'US1_J2KI', 'emri_small_jpeg_ls_lossless', 'examples_palette', 'examples_rgb_color', 'image_dfl']
+GOOD = ['J2K_pixelrep_mismatch', 'JPGExtended', 'JPGLosslessP14SV1_1s_1f_8b', 'MR_small_jpeg_ls_lossless',
+        'OBXXXX1A_rle_2frame', 'RG1_J2KI', 'RG3_J2KI', 'RG3_J2KR',
+        'SC_ybr_full_422_uncompressed', 'US1_J2KI', 'emri_small_jpeg_ls_lossless', 'examples_palette',
+        'examples_rgb_color', 'image_dfl']
 
 GPL = "no decoder for the transfer syntax {}; pip install 'mmpkd[gpl]' brings one"
 
@@ -1002,7 +1089,8 @@ def decoded_anyway(path): # Older decoders of JPEG 2000 do not say that a stream
     try: return pixel_array(pydicom.dcmread(path)) is not None
     except Exception: return False
 
-def test_every_real_file_is_known(shared_data): assert sorted(f.stem for f in (shared_data/'dicom').glob('*.dcm')) == sorted(GOOD + list(BAD))
+def test_every_real_file_is_known(shared_data):
+    assert sorted(f.stem for f in (shared_data/'dicom').glob('*.dcm')) == sorted(GOOD + list(BAD))
 
 @pytest.mark.parametrize('name', GOOD)
 def test_a_real_file_is_the_picture_of_pydicoms_pipeline(shared_data, name):
@@ -1024,13 +1112,15 @@ def test_a_real_file_with_several_windows(shared_data):
 
 @pytest.mark.parametrize('name', BAD)
 def test_a_real_file_that_is_named_with_its_reason(shared_data, name):
-    if name == CUT and decoded_anyway(shared_data/f'dicom/{name}.dcm'): pytest.skip('a decoder that does not see the damage')
+    if name == CUT and decoded_anyway(shared_data/f'dicom/{name}.dcm'):
+        pytest.skip('a decoder that does not see the damage')
     with pytest.raises(ValueError) as e: read_image(shared_data/f'dicom/{name}.dcm')
     assert str(e.value) == f'cannot read the image {name}.dcm: {BAD[name]}'
 
 def test_a_cohort_of_the_real_files_never_stops(shared_data, tmp_path):
     ids = sorted(GOOD + list(BAD))
-    c = Cohort(pd.DataFrame(dict(image_id=ids, patient_id=ids, split='train', image=[f'dicom/{k}.dcm' for k in ids], y=0)), ['y'], root=shared_data)
+    c = Cohort(pd.DataFrame(dict(image_id=ids, patient_id=ids, split='train', image=[f'dicom/{k}.dcm' for k in ids],
+                                 y=0)), ['y'], root=shared_data)
     bad = unreadable(c).set_index('image_id').reason.to_dict()
     lacking = {k: why for k in GOOD if (why := missing_decoder(shared_data/f'dicom/{k}.dcm'))}
     known = {k: why for k, why in BAD.items() if k != CUT or not decoded_anyway(shared_data/f'dicom/{k}.dcm')}
@@ -1042,8 +1132,10 @@ def test_a_cohort_of_the_real_files_never_stops(shared_data, tmp_path):
 def mean(a, y0, y1, x0, x1): h, w = a.shape; return a[int(y0*h):int(y1*h), int(x0*w):int(x1*w)].mean()
 
 def test_bone_is_bright(shared_data):
-    "A chest: lungs darker than the mediastinum and the abdomen. A leg: tibia and heel brighter than soft tissue, and air black"
-    for name in ('RG1_J2KI', 'RG3_J2KI', 'RG3_J2KR'): assert pydicom.dcmread(shared_data/f'dicom/{name}.dcm', stop_before_pixels=True).PhotometricInterpretation == 'MONOCHROME1'
+    "A chest: lungs darker than mediastinum and abdomen. A leg: tibia and heel brighter than soft tissue, and air black"
+    for name in ('RG1_J2KI', 'RG3_J2KI', 'RG3_J2KR'):
+        assert pydicom.dcmread(shared_data/f'dicom/{name}.dcm',
+                               stop_before_pixels=True).PhotometricInterpretation == 'MONOCHROME1'
     chest = read_image(shared_data/'dicom/RG1_J2KI.dcm')
     lungs = max(mean(chest, .2, .3, .2, .3), mean(chest, .2, .3, .68, .78))
     assert mean(chest, .4, .5, .48, .54) > lungs + 60 and mean(chest, .88, .95, .2, .3) > lungs + 60
@@ -1789,8 +1881,10 @@ def cohort(tmp_path):
     for k in range(8): Image.fromarray(picture(k)).save(tmp_path/f'{k}.png')
     m = np.zeros((21, 29), np.uint8); m[2:9, 3:7] = 255
     Image.fromarray(m).save(tmp_path/'m1.png')
-    items = pd.DataFrame(dict(image_id=list('abcdefgh'), patient_id=list('abcdefgh'), split='train', image=[f'{k}.png' for k in range(8)], mass=[0, 1]*4))
-    rois = pd.DataFrame([dict(image_id='b', label='mass', x0=3, y0=2, x1=7, y1=9, mask='m1.png'), dict(image_id='h', label='mass', x0=0, y0=0, x1=23, y1=27, mask=None)])
+    items = pd.DataFrame(dict(image_id=list('abcdefgh'), patient_id=list('abcdefgh'), split='train',
+                              image=[f'{k}.png' for k in range(8)], mass=[0, 1]*4))
+    rois = pd.DataFrame([dict(image_id='b', label='mass', x0=3, y0=2, x1=7, y1=9, mask='m1.png'),
+                         dict(image_id='h', label='mass', x0=0, y0=0, x1=23, y1=27, mask=None)])
     return Cohort(items, ['mass'], rois, root=tmp_path)
 
 @pytest.fixture
@@ -1844,7 +1938,8 @@ def test_it_goes_on_where_it_was_stopped(cohort, tmp_path, reads, monkeypatch, s
 def test_it_goes_on_after_a_file_was_mended(cohort, tmp_path, reads):
     good = (tmp_path/'3.png').read_bytes()
     (tmp_path/'3.png').write_bytes(good[:40])
-    with pytest.raises(ValueError, match='1 of 8 images cannot be read .*:\nd: (truncated|not an image)'): cache_pixels(cohort, 16, tmp_path/'cache')
+    with pytest.raises(ValueError, match='1 of 8 images cannot be read .*:\nd: (truncated|not an image)'):
+        cache_pixels(cohort, 16, tmp_path/'cache')
     (tmp_path/'3.png').write_bytes(good)
     reads.clear()
     p = cache_pixels(cohort, 16, tmp_path/'cache')
@@ -1888,10 +1983,12 @@ def test_a_file_that_changes_while_the_cache_is_half_full(cohort, tmp_path):
     check_content(cache_pixels(cohort, 16, tmp_path/'cache', n_jobs=1), cohort)
 
 def test_all_unreadable_files_are_named_at_once(cohort, tmp_path, reads):
-    (tmp_path/'1.png').write_bytes(b'broken'); (tmp_path/'4.png').write_bytes(b''); (tmp_path/'6.png').write_bytes((tmp_path/'6.png').read_bytes()[:60])
+    (tmp_path/'1.png').write_bytes(b'broken'); (tmp_path/'4.png').write_bytes(b'')
+    (tmp_path/'6.png').write_bytes((tmp_path/'6.png').read_bytes()[:60])
     with pytest.raises(ValueError) as e: cache_pixels(cohort, 16, tmp_path/'cache')
-    assert str(e.value).splitlines() == ['3 of 8 images cannot be read (to go on without them: skip_unreadable=True, or --skip-unreadable):',
-                                         'b: not an image of a known format', 'e: empty file', 'g: truncated']
+    head = '3 of 8 images cannot be read (to go on without them: skip_unreadable=True, or --skip-unreadable):'
+    found = ['b: not an image of a known format', 'e: empty file', 'g: truncated']
+    assert str(e.value).splitlines() == [head, *found]
     assert not list((tmp_path/'cache').rglob('index.parquet'))              # nothing that looks finished
     reads.clear()
     with pytest.raises(ValueError, match='3 of 8'): cache_pixels(cohort, 16, tmp_path/'cache')
@@ -1901,10 +1998,12 @@ def test_a_long_list_is_cut(tmp_path):
     ids = [f'im{k:03}' for k in range(120)]
     Image.fromarray(picture(0)).save(tmp_path/'good.png')
     (tmp_path/'bad.png').write_bytes(b'broken')
-    c = Cohort(pd.DataFrame(dict(image_id=ids, patient_id=ids, split='train', image=['good.png'] + ['bad.png']*119, y=0)), ['y'], root=tmp_path)
+    c = Cohort(pd.DataFrame(dict(image_id=ids, patient_id=ids, split='train', image=['good.png'] + ['bad.png']*119,
+                                 y=0)), ['y'], root=tmp_path)
     with pytest.raises(ValueError) as e: cache_pixels(c, 8, tmp_path/'cache')
     lines = str(e.value).splitlines()
-    assert lines[0].startswith('119 of 120 ') and len(lines) == 52 and lines[-1] == 'and 69 more' and len(unreadable(c)) == 119
+    assert lines[0].startswith('119 of 120 ') and len(lines) == 52 and lines[-1] == 'and 69 more'
+    assert len(unreadable(c)) == 119
 
 def test_missing_files_are_told_before_any_is_read(cohort, tmp_path, reads):
     for k in (5, 6): (tmp_path/f'{k}.png').unlink()
@@ -1942,17 +2041,21 @@ def test_the_others_can_be_used(faulty, tmp_path, reads):
     with pytest.raises(KeyError): p['b']
     reads.clear()
     again = cache_pixels(faulty, 16, tmp_path/'cache', skip_unreadable=True)
-    assert again.folder == p.folder and reads == [] and reasons(again.unreadable) == LOST and again.digest() == p.digest()
-    assert reasons(Pixels(p.folder).unreadable) == LOST and reasons(p.__reduce__()[0](*p.__reduce__()[1]).unreadable) == LOST
+    assert again.folder == p.folder and reads == [] and reasons(again.unreadable) == LOST
+    assert again.digest() == p.digest()
+    assert reasons(Pixels(p.folder).unreadable) == LOST
+    assert reasons(p.__reduce__()[0](*p.__reduce__()[1]).unreadable) == LOST
 
 def test_a_finished_cache_with_gaps_is_still_refused_unless_asked_for(faulty, tmp_path, reads):
     cache_pixels(faulty, 16, tmp_path/'cache', skip_unreadable=True)
     reads.clear()
-    with pytest.raises(FileNotFoundError, match="1 of 8 images are missing, of image 'g'"): cache_pixels(faulty, 16, tmp_path/'cache')
+    with pytest.raises(FileNotFoundError, match="1 of 8 images are missing, of image 'g'"):
+        cache_pixels(faulty, 16, tmp_path/'cache')
     there = faulty.take(list('abcd'))
     cache_pixels(there, 16, tmp_path/'cache', skip_unreadable=True)
     reads.clear()
-    with pytest.raises(ValueError, match='1 of 4 images cannot be read.*:\nb: not an image'): cache_pixels(there, 16, tmp_path/'cache')
+    with pytest.raises(ValueError, match='1 of 4 images cannot be read.*:\nb: not an image'):
+        cache_pixels(there, 16, tmp_path/'cache')
     assert reads == []
 
 def test_first_refused_then_skipped(cohort, tmp_path, reads):
@@ -1978,11 +2081,13 @@ def test_an_image_that_breaks_after_it_was_read(cohort, tmp_path):
     assert reasons(p.unreadable) == {'c': 'not an image of a known format'}
     others = cohort.take(list('abdefgh'))
     check_content(p, others)
-    assert p.digest() == cache_pixels(others, 16, tmp_path/'others').digest()                # what was once read of c counts no more
+    # what was once read of c counts no more
+    assert p.digest() == cache_pixels(others, 16, tmp_path/'others').digest()
 
 def test_none_is_left(cohort, tmp_path):
     for k in range(8): (tmp_path/f'{k}.png').write_bytes(b'')
-    with pytest.raises(ValueError, match='8 of 8 images cannot be read'): cache_pixels(cohort, 16, tmp_path/'cache', skip_unreadable=True)
+    with pytest.raises(ValueError, match='8 of 8 images cannot be read'):
+        cache_pixels(cohort, 16, tmp_path/'cache', skip_unreadable=True)
     assert len(unreadable(cohort)) == 8
 
 def test_a_full_disk_is_not_an_unreadable_image(cohort, tmp_path, monkeypatch):
@@ -2008,7 +2113,9 @@ root, n = Path(sys.argv[1]), int(sys.argv[2])
 def peak():
     return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])/1024
 ids = [f'i{k}' for k in range(n)]
-c = Cohort(pd.DataFrame(dict(image_id=ids, patient_id=ids, split='train', image=[f'{k % 20}.png' for k in range(n)], y=0)), ['y'], root=root)
+files = [f'{k % 20}.png' for k in range(n)]
+items = pd.DataFrame(dict(image_id=ids, patient_id=ids, split='train', image=files, y=0))
+c = Cohort(items, ['y'], root=root)
 cache_pixels(c.take(ids[:20]), 224, root/'warm', n_jobs=2)
 before = peak()
 p = cache_pixels(c, 224, root/'cache', n_jobs=2)
@@ -2020,8 +2127,10 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != 'linux', reason='/proc is of Linux')
 def test_memory_does_not_grow_with_the_images(tmp_path):
     "The cache of 1,000 images takes 48 MiB on disk, and none of them in memory"
-    for k in range(20): Image.fromarray(np.random.default_rng(k).integers(0, 256, (224, 224), dtype=np.uint8)).save(tmp_path/f'{k}.png')
-    grown = float(subprocess.run([sys.executable, '-c', MEMORY, str(tmp_path), '1000'], check=True, capture_output=True, text=True).stdout)
+    for k in range(20):
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (224, 224), dtype=np.uint8)).save(tmp_path/f'{k}.png')
+    grown = float(subprocess.run([sys.executable, '-c', MEMORY, str(tmp_path), '1000'], check=True,
+                                 capture_output=True, text=True).stdout)
     assert grown < 15, grown
 
 
@@ -2030,22 +2139,29 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
 @pytest.fixture
 def pixels(cohort, tmp_path): return cache_pixels(cohort, 16, tmp_path/'cache')
 
-def with_rois(cohort, **changes): return Cohort(cohort.items, cohort.labels, cohort.rois.assign(**changes), root=cohort.root)
+def with_rois(cohort, **changes):
+    return Cohort(cohort.items, cohort.labels, cohort.rois.assign(**changes), root=cohort.root)
 
-def test_a_box_may_fill_its_image(cohort, pixels): assert check_regions(cohort, pixels) == []           # h: 23 x 27 pixels
+def test_a_box_may_fill_its_image(cohort, pixels):
+    assert check_regions(cohort, pixels) == []           # h: 23 x 27 pixels
 
 @pytest.mark.parametrize('change', [dict(x1=[7, 23.5]), dict(y1=[9, 28])])
 def test_a_box_outside(cohort, pixels, change):
-    with pytest.raises(ValueError, match=r"of image 'h' leaves the image, which is 23 pixels wide and 27 high"): check_regions(with_rois(cohort, **change), pixels)
+    with pytest.raises(ValueError, match=r"of image 'h' leaves the image, which is 23 pixels wide and 27 high"):
+        check_regions(with_rois(cohort, **change), pixels)
 
 def test_a_mask_of_another_shape(cohort, pixels):
     Image.fromarray(np.full((29, 21), 255, np.uint8)).save(cohort.root/'m1.png')
-    with pytest.raises(ValueError, match='^1 of 1 masks do not fit their image:\nb: 21 x 29 pixels .width x height., its image 29 x 21$'): check_regions(cohort, pixels)
+    why = '^1 of 1 masks do not fit their image:\nb: 21 x 29 pixels .width x height., its image 29 x 21$'
+    with pytest.raises(ValueError, match=why):
+        check_regions(cohort, pixels)
 
 def test_masks_that_cannot_be_read(cohort, pixels):
     two = with_rois(cohort, mask=['m1.png', 'm2.png'])
     (cohort.root/'m1.png').write_bytes(b'broken')
-    with pytest.raises(ValueError, match='^2 of 2 masks do not fit their image:\nb: not an image of a known format\nh: missing file$'): check_regions(two, pixels)
+    why = '^2 of 2 masks do not fit their image:\nb: not an image of a known format\nh: missing file$'
+    with pytest.raises(ValueError, match=why):
+        check_regions(two, pixels)
 
 def test_only_the_head_of_a_mask_is_read(cohort, pixels):
     data = (cohort.root/'m1.png').read_bytes()
@@ -2058,9 +2174,11 @@ def test_a_mask_may_be_dicom(cohort, pixels):                               # as
     save_dicom(cohort.root/'m1.dcm', m)
     assert check_regions(with_rois(cohort, mask=['m1.dcm', None]), pixels) == []
     save_dicom(cohort.root/'m1.dcm', m.T)
-    with pytest.raises(ValueError, match='b: 21 x 29 pixels .width x height., its image 29 x 21'): check_regions(with_rois(cohort, mask=['m1.dcm', None]), pixels)
+    with pytest.raises(ValueError, match='b: 21 x 29 pixels .width x height., its image 29 x 21'):
+        check_regions(with_rois(cohort, mask=['m1.dcm', None]), pixels)
     ds = pydicom.dcmread(cohort.root/'m1.dcm'); del ds.Rows; ds.save_as(cohort.root/'m1.dcm')
-    with pytest.raises(ValueError, match='b: its header has no Rows and Columns'): check_regions(with_rois(cohort, mask=['m1.dcm', None]), pixels)
+    with pytest.raises(ValueError, match='b: its header has no Rows and Columns'):
+        check_regions(with_rois(cohort, mask=['m1.dcm', None]), pixels)
 
 def test_a_mask_of_another_size_is_resized_if_its_box_agrees(cohort, pixels):
     m = np.zeros((42, 58), np.uint8); m[4:18, 6:14] = 255                    # twice the image of b, around its box
@@ -2068,7 +2186,8 @@ def test_a_mask_of_another_size_is_resized_if_its_box_agrees(cohort, pixels):
     assert check_regions(cohort, pixels) == ['b']
     np.testing.assert_array_equal(read_mask(cohort.root/'m1.png', (21, 29)), read_mask(cohort.root/'m1.png')[::2, ::2])
     with pytest.raises(ValueError, match='b: after resizing its outline is 9 pixels away from its box'):
-        check_regions(with_rois(cohort, x0=[6, 0], y0=[4, 0], x1=[14, 23], y1=[18, 27]), pixels)        # a box in pixels of the mask
+        # a box in pixels of the mask
+        check_regions(with_rois(cohort, x0=[6, 0], y0=[4, 0], x1=[14, 23], y1=[18, 27]), pixels)
     Image.new('L', (58, 42)).save(cohort.root/'m1.png')
     with pytest.raises(ValueError, match='b: empty'): check_regions(cohort, pixels)
 
@@ -2078,7 +2197,8 @@ def test_regions_may_have_columns_of_their_own(cohort, pixels):             # MS
     with pytest.raises(ValueError, match="image 'h' leaves"): check_regions(with_rois(c, x1=[7, 24]), pixels)
 
 def test_regions_without_masks_or_none_at_all(cohort, pixels):
-    assert check_regions(Cohort(cohort.items, ['mass'], cohort.rois.drop(columns='mask'), root=cohort.root), pixels) == []
+    assert check_regions(Cohort(cohort.items, ['mass'], cohort.rois.drop(columns='mask'), root=cohort.root),
+                         pixels) == []
     assert check_regions(Cohort(cohort.items, ['mass'], root=cohort.root), pixels) == []
     assert check_regions(with_rois(cohort, mask=None), pixels) == []
 
@@ -2247,5 +2367,6 @@ def test_show_draws_fewer_than_asked_for(cohort):
     import matplotlib.pyplot as plt
     cohort.take(list('abc')).show(8)
     axs = plt.gcf().axes
-    assert sum(len(a.images) for a in axs) == 3 and sum(len(a.patches) for a in axs) == 1 and {a.get_title() for a in axs} == {'mass', 'negative'}
+    assert sum(len(a.images) for a in axs) == 3 and sum(len(a.patches) for a in axs) == 1
+    assert {a.get_title() for a in axs} == {'mass', 'negative'}
     plt.close('all')
