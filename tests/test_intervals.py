@@ -1,4 +1,4 @@
-"Corner cases of mmpkd.intervals: missing values, runs on other images, a plain double loop as its twin, and the level it holds"
+"Corner cases of mmpkd.intervals: missing values, runs on other images, a double loop as its twin, and its level"
 import numpy as np, pandas as pd, pytest
 from scipy.stats import binom, ttest_ind, ttest_rel
 
@@ -125,12 +125,13 @@ def missed(n, m, repetitions, patients=50, draws=150, noise=.1):
     rng = np.random.default_rng(n)
     def arm(n):
         keys = pd.MultiIndex.from_product([range(n), range(patients)], names=['seed','patient_id'])
-        return pd.DataFrame(dict(iou=(rng.normal(0, .05, (n, 1)) + rng.normal(0, noise,
-                                                                              patients) + rng.normal(0, noise, (n, patients))).ravel()), keys).reset_index()
+        luck, patient = rng.normal(0, .05, (n, 1)), rng.normal(0, noise, patients)
+        iou = luck + patient + rng.normal(0, noise, (n, patients))
+        return pd.DataFrame(dict(iou=iou.ravel()), keys).reset_index()
     return sum(two_level_bootstrap(arm(n), arm(m), 'iou', draws)['p'] <= .05 for _ in range(repetitions))
 
 def test_patients_without_a_value_are_no_evidence():
-    "An FPR is there where a box is: patients of whom no run has one count for nothing, as if they were not in the table"
+    "Patients without an FPR in any run count for nothing, as if they were not in the table"
     a, b = (images_of(range(4), draw=k) for k in (1, 2))
     some = sorted(a.patient_id.unique())[:5]
     for few in (some, some[:1], []):

@@ -1,12 +1,12 @@
-"The proof at its full size: four cases with a known answer, arms without a difference, and planted effects"
+"The simulations at full size: four cases with a known answer, arms without a difference, and planted effects"
 import numpy as np, pandas as pd, pytest
 import torch
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
-from mmpkd.known_answers import (CASES, PRINTED, SHAPES, TESTS, alarm_table, band, coverage, draw_arms, draw_case,
-                                 false_alarms,
-                                 fit_soft, lopez_paz, lopez_paz_runs, lopez_paz_table, planted_effect, right_level, run_sd, show_alarms, show_cases)
+from mmpkd.known_answers import (CASES, PRINTED, PROCEDURES, SHAPES, band, coverage, draw_arms, draw_points,
+                                 expected_rate, fit_soft, lopez_paz, lopez_paz_runs, lopez_paz_table, run_sd,
+                                 show_cases, show_type_i_error, simulated_power, type_i_error, type_i_error_table)
 from mmpkd.intervals import two_level_bootstrap
 from mmpkd.losses import distillation_loss
 from mmpkd.statistics import attainable_level
@@ -52,9 +52,9 @@ def test_cases_can_be_drawn_as_a_figure(runs):
 # Its parts
 
 @pytest.mark.parametrize('case,width', [(1, 1), (2, 50), (3, 3), (4, 3)])
-def test_draw_case_labels_follow_from_what_the_teacher_sees(case, width):
+def test_labels_follow_from_what_the_teacher_sees(case, width):
     a = np.random.default_rng(1).standard_normal(50)
-    x_star, x, y = draw_case(case, 4000, a, np.random.default_rng(2))
+    x_star, x, y = draw_points(case, 4000, a, np.random.default_rng(2))
     assert x_star.shape == (4000, width) and x.shape == (4000, 50) and set(y) == {0, 1}
     clean = (x_star[:, 0] if case == 1 else x_star @ a[:width]) > 0
     if case == 1: assert 0 < (clean != y).mean() < .15
@@ -65,13 +65,14 @@ def test_draw_case_labels_follow_from_what_the_teacher_sees(case, width):
 @pytest.mark.parametrize('per_set', [False, True])
 def test_case_4_takes_three_different_columns(per_set):
     a = np.ones(50)
-    x_star, x, _ = draw_case(4, 300, a, np.random.default_rng(0), per_set)
+    x_star, x, _ = draw_points(4, 300, a, np.random.default_rng(0), per_set)
     columns = np.array([[np.flatnonzero(x[i] == v)[0] for v in x_star[i]] for i in range(300)])
     assert all(len(set(c)) == 3 for c in columns)
     assert len({tuple(c) for c in columns}) == 1 if per_set else len({tuple(c) for c in columns}) > 290
 
-def test_draw_case_refuses_an_unknown_case():
-    with pytest.raises(ValueError, match='case must be one of'): draw_case(5, 10, np.ones(50), np.random.default_rng(0))
+def test_draw_points_refuses_an_unknown_case():
+    with pytest.raises(ValueError, match='case must be one of'):
+        draw_points(5, 10, np.ones(50), np.random.default_rng(0))
 
 def test_fit_soft_minimises_equation_1():
     rng = np.random.default_rng(3)
@@ -105,7 +106,7 @@ def test_a_control_does_not_change_the_other_arms():
 # Two arms that are the same: at least 500 repetitions
 
 def check(test, n, **how):
-    found = false_alarms(test, n, **how)
+    found = type_i_error(test, n, **how)
     assert found['says'] == 'holds', found
 
 @pytest.mark.parametrize('n', SEEDS)
@@ -121,35 +122,35 @@ def test_beating_a_control_holds_its_level(n): check('against a control', n)
 
 @pytest.mark.parametrize('n', SEEDS)
 def test_the_default_bootstrap_does_not_exceed_its_level(n):
-    found = false_alarms('two-way bootstrap', n)
+    found = type_i_error('two-way bootstrap', n)
     assert found['says'] in ('holds', 'below') and found['rate'] > .01, found
 
 def test_the_percentile_bootstrap_is_caught():
-    assert false_alarms('percentile bootstrap', 3, repetitions=200)['says'] == 'exceeds'
+    assert type_i_error('percentile bootstrap', 3, repetitions=200)['says'] == 'exceeds'
 
 def test_arms_that_differ_on_these_patients_only():
-    assert false_alarms('mann_whitney', 10, uneven=.1)['says'] == 'exceeds'
+    assert type_i_error('mann_whitney', 10, uneven=.1)['says'] == 'exceeds'
 
 
 @pytest.mark.parametrize('test', ['interval for AUROC', 'claim and interval'])
 def test_what_else_a_verdict_uses_does_not_exceed_its_level(test):
-    found = false_alarms(test, 6, 300)
+    found = type_i_error(test, 6, 300)
     assert found['says'] != 'exceeds' and 0 < found['rate'], found
 
 @pytest.mark.parametrize('one_teacher', [True, False])
 @pytest.mark.parametrize('test', ['mann_whitney', 'sign_flip'])
 def test_only_a_teacher_for_each_seed_is_part_of_the_runs(test, one_teacher):
     "The luck of one teacher looks like an effect of the arm"
-    found = false_alarms(test, 10, 1000, teacher=1., one_teacher=one_teacher)
+    found = type_i_error(test, 10, 1000, teacher=1., one_teacher=one_teacher)
     assert found['says'] == ('exceeds' if one_teacher else 'holds') and (found['rate'] > .3) == one_teacher, found
 
 def test_no_interval_knows_of_other_teachers_either():
-    said = [false_alarms('two-way bootstrap', 6, 150, teacher=1., one_teacher=one)['says'] for one in (True, False)]
+    said = [type_i_error('two-way bootstrap', 6, 150, teacher=1., one_teacher=one)['says'] for one in (True, False)]
     assert said[0] == 'exceeds' != said[1]
 
 def test_a_claim_with_its_interval_holds_for_other_patients():
     "Where the arms suit patients differently, the claim alone does not"
-    claim, both = (false_alarms(test, 10, 100, uneven=.1) for test in ('compare_arms', 'claim and interval'))
+    claim, both = (type_i_error(test, 10, 100, uneven=.1) for test in ('compare_arms', 'claim and interval'))
     assert claim['says'] == 'exceeds' and claim['rate'] > .2 and both['says'] != 'exceeds', (claim, both)
 
 
@@ -161,13 +162,13 @@ def test_band_is_the_binomial_one():
     assert binom.cdf(500*hi, 500, .05) >= .995 > binom.cdf(500*hi-1, 500, .05)
     assert band(0., 500) == (0., 0.) and band(1., 500) == (1., 1.)
 
-def test_right_levels():
-    assert right_level('mann_whitney', 5) == attainable_level('mann_whitney', 5)
-    assert right_level('sign_flip', 5) == 0 and right_level('compare_arms', 3) == 0
-    assert right_level('two-way bootstrap', 3, alpha=.1) == .1
-    for n in (5, 6, 10): assert 0 < right_level('against a control', n) < right_level('compare_arms', n) <= .05
-    with pytest.raises(ValueError, match='test must be one of'): right_level('t-test', 5)
-    with pytest.raises(ValueError, match='test must be one of'): false_alarms('t-test', 5, repetitions=1)
+def test_expected_rates():
+    assert expected_rate('mann_whitney', 5) == attainable_level('mann_whitney', 5)
+    assert expected_rate('sign_flip', 5) == 0 and expected_rate('compare_arms', 3) == 0
+    assert expected_rate('two-way bootstrap', 3, alpha=.1) == .1
+    for n in (5, 6, 10): assert 0 < expected_rate('against a control', n) < expected_rate('compare_arms', n) <= .05
+    with pytest.raises(ValueError, match='test must be one of'): expected_rate('t-test', 5)
+    with pytest.raises(ValueError, match='test must be one of'): type_i_error('t-test', 5, repetitions=1)
 
 def test_draw_arms():
     scores = draw_arms(4, np.random.default_rng(0), arms=3, patients=300, images=2)
@@ -193,34 +194,34 @@ def test_a_teacher_moves_the_first_arm():
     with pytest.raises(ValueError, match="goes with the shape 'normal', not with 'iou'"):
         draw_arms(3, np.random.default_rng(0), shape='iou', teacher=1.)
 
-def test_alarm_table_and_its_figure():
-    table = alarm_table(['mann_whitney', 'sign_flip'], seeds=(3, 6), repetitions=10)
+def test_type_i_error_table_and_its_figure():
+    table = type_i_error_table(['mann_whitney', 'sign_flip'], seeds=(3, 6), repetitions=10)
     assert list(table.test) == ['mann_whitney']*2 + ['sign_flip']*2 and list(table.n) == [3, 6]*2
     assert (table.repetitions == 40).all()
-    ax = show_alarms(table)
+    ax = show_type_i_error(table)
     assert [t.get_text() for t in ax.get_xticklabels()] == ['mann_whitney', 'sign_flip']
     assert [t.get_text() for t in ax.get_xticklabels(minor=True)] == ['3', '6']*2
 
 @pytest.mark.parametrize('seeds', [(5,), (3, 5, 6), (3, 4, 5, 6, 8, 10, 15)])
 def test_any_number_of_seeds_stands_around_its_test(seeds):
-    table = pd.DataFrame([dict(test=t, n=n, rate=.05, lo=.04, hi=.06, says='holds') for t in TESTS for n in seeds])
-    ax = show_alarms(table)
+    table = pd.DataFrame([dict(test=t, n=n, rate=.05, lo=.04, hi=.06, says='holds') for t in PROCEDURES for n in seeds])
+    ax = show_type_i_error(table)
     ax.figure.canvas.draw()
     ticks = ax.xaxis.get_minor_ticks()
-    places = np.reshape([t.get_loc() for t in ticks], (len(TESTS), len(seeds)))
-    assert [t.label1.get_text() for t in ticks] == [str(n) for _ in TESTS for n in seeds]
-    assert places.mean(1) == pytest.approx(range(len(TESTS))) and (np.diff(places.ravel()) > 0).all()
+    places = np.reshape([t.get_loc() for t in ticks], (len(PROCEDURES), len(seeds)))
+    assert [t.label1.get_text() for t in ticks] == [str(n) for _ in PROCEDURES for n in seeds]
+    assert places.mean(1) == pytest.approx(range(len(PROCEDURES))) and (np.diff(places.ravel()) > 0).all()
 
-def test_false_alarms_are_reproducible():
-    assert false_alarms('mann_whitney', 6, 50, seed=1) == false_alarms('mann_whitney', 6, 50, seed=1)
+def test_type_i_error_is_reproducible():
+    assert type_i_error('mann_whitney', 6, 50, seed=1) == type_i_error('mann_whitney', 6, 50, seed=1)
 
 def test_the_interval_is_that_of_per_image_tables():
-    "`TESTS` shapes arrays into tables; the interval must be that of the tables themselves"
+    "`PROCEDURES` shapes arrays into tables; the interval must be that of the tables themselves"
     scores = draw_arms(3, np.random.default_rng(5), effect=.1, patients=8, images=2)
     tables = [pd.DataFrame([dict(seed=s, patient_id=i//2, image_id=i, score=v[s, i]) for s in range(3)
                             for i in range(16)]) for v in scores]
     found = two_level_bootstrap(*tables, 'score', draws=400)
-    assert TESTS['two-way bootstrap'](lambda images: scores, .05) == (not found['lo'] <= 0 <= found['hi'])
+    assert PROCEDURES['two-way bootstrap'](lambda images: scores, .05) == (not found['lo'] <= 0 <= found['hi'])
 
 
 # Effects that were planted
@@ -228,7 +229,7 @@ def test_the_interval_is_that_of_per_image_tables():
 @pytest.mark.parametrize('n', SEEDS)
 def test_power_is_as_predicted(n):
     for effect in (0., .04, .08):
-        found = planted_effect(n, effect, repetitions=1000)
+        found = simulated_power(n, effect, repetitions=1000)
         assert found['says'] == 'holds', found
 
 def test_run_sd_is_the_spread_of_runs():

@@ -15,7 +15,7 @@ nan = math.nan
 seeds, lams, tasks = st.integers(0, 2**31), st.floats(0, 1), st.sampled_from(['multilabel', 'multiclass'])
 
 def batch(seed, task='multilabel', blanks=0., silent=0., n=None, scale=3.):
-    "Logits, hard labels with blanks and soft labels with missing teachers, in float64; multiclass rows are blank or silent as a whole"
+    "Logits, hard labels with blanks and soft labels with missing teachers, in float64; multiclass by whole rows"
     g = torch.Generator().manual_seed(seed)
     def rand(*shape): return torch.rand(*shape, generator=g, dtype=torch.float64)
     b, c = n or 1 + seed % 7, 2 + seed % 3
@@ -199,7 +199,8 @@ def test_the_teacher_is_heard_in_training_only():
             assert len(self.yb) == 1 and self.yb[0].shape == (8, 2)
             soft = self.learn.loss_func.soft
             if self.training:
-                assert torch.equal(soft, teacher(self.xb[0])); assert torch.equal(self.loss_grad, distillation_loss(self.pred, self.yb[0], soft, .5))
+                assert torch.equal(soft, teacher(self.xb[0]))
+                assert torch.equal(self.loss_grad, distillation_loss(self.pred, self.yb[0], soft, .5))
             else:
                 assert soft is None
                 assert torch.equal(self.loss, F.binary_cross_entropy_with_logits(self.pred, self.yb[0]))
@@ -218,7 +219,8 @@ def test_the_validation_loss_means_the_same_in_every_arm():
     for lam in (0., .5, 1.):
         learn = fit(learner(lam))
         x, y = (torch.stack(t) for t in list(zip(*learn.dls.valid.dataset))[:2])
-        assert learn.recorder.values[-1][1] == pytest.approx(F.binary_cross_entropy_with_logits(learn.model(x), y).item(), rel=1e-5)
+        twin = F.binary_cross_entropy_with_logits(learn.model(x), y).item()
+        assert learn.recorder.values[-1][1] == pytest.approx(twin, rel=1e-5)
 
 def test_metrics_and_predictions_are_ordinary():
     shapes = []
@@ -246,7 +248,7 @@ def test_nan_never_reaches_the_weights():
     assert torch.equal(learn.model.weight, start)                           # nothing known, nothing learned
 
 
-# Batches that other callbacks mix. A picture shows its labels: channel 0 is y, channel 1 is s (y where the teacher is silent),
+# Batches that other callbacks mix. A picture shows its labels: channel 0 is y, channel 1 is s (y without a teacher),
 # channel 2 is 1 where y is blank
 
 class Late(MixUp): order = 50

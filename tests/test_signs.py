@@ -115,7 +115,8 @@ def marked(report=None, side=None, **more):
     right = rng.random(N) < .5
     ids = [f'i{k}' for k in range(N)]
     items = pd.DataFrame(dict(image_id=ids, patient_id=[f'p{k//2}' for k in range(N)],
-                              split=(['train']*16 + ['valid']*2 + ['test']*2)*(N//20), image=ids, y=1., age=rng.integers(20, 90, N)))
+                              split=(['train']*16 + ['valid']*2 + ['test']*2)*(N//20), image=ids, y=1.,
+                              age=rng.integers(20, 90, N)))
     x = np.where(right, 60, 10) + rng.integers(0, 10, N)
     rois = pd.DataFrame(dict(image_id=ids, label='y', x0=x, y0=40, x1=x + 10, y1=60))
     if report: items['report'] = [report(r) for r in right]

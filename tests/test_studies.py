@@ -1,4 +1,4 @@
-"mmpkd.studies: grid, teachers of growing quality, transfer, agreement between seeds, conventions; and that no choice looks at test images"
+"mmpkd.studies: grid, quality of teachers, transfer, seeds, conventions; and that no choice looks at test images"
 import json, re, shutil
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from mmpkd.report import write_report
 from mmpkd.soft_labels import best_temperature, gap, soften
 from mmpkd.statistics import SCORES, per_run
 from mmpkd.studies import (convention_scores, convention_table, crossing, flips, grid, grid_table, keep_choice,
-                           known_patients, quality, quality_table, quality_threshold, reliability, reliability_table,
-                           sensitivity, show_conventions, show_grid, show_pareto, show_quality, show_reliability, show_transfer, threshold_words, transfer, transfer_table, without_known)
+                           quality, quality_table, quality_threshold, reliability_table, seed_agreement, sensitivity,
+                           shared_patients, show_conventions, show_grid, show_pareto, show_quality, show_reliability,
+                           show_transfer, threshold_words, transfer, transfer_table, without_known)
 from mmpkd.teachers import image_logits, load_teacher, macro_auroc
 
 matplotlib.use('Agg')
@@ -69,7 +70,7 @@ def corrupted(cohort, split):
 
 @pytest.fixture(scope='module')
 def chosen(phantom, tiny, tmp_path_factory):
-    "The same run twice, on the phantom and on the phantom with corrupted test labels and test regions; everything that is chosen is left to be chosen"
+    "The same run on the phantom, and on one with corrupted test labels and regions; all is left to be chosen"
     config = make_config(**tiny, T='valid', convention=TUNED.to_dict())
     folder = tmp_path_factory.mktemp('chosen')
     return [run_experiment(c, folder/name, config, ARMS, seeds=1, progress=False) for name,
@@ -155,7 +156,8 @@ def test_nobody_is_better_in_both():
     run = told({'baseline': [.6], cells[0]: [.7], cells[1]: [.7], cells[2]: [.5]},
                pixel_auroc=dict(zip(['baseline', *cells],
                                     (.6, .5, .4, .8))), fpr=dict(zip(['baseline', *cells], (.6, .5, .4, .8))))
-    assert sensitivity(run, 'pixel_auroc').front_pixel_auroc.to_dict() == dict(zip(['baseline', *cells], (True, True, False, True)))
+    front = sensitivity(run, 'pixel_auroc').front_pixel_auroc.to_dict()
+    assert front == dict(zip(['baseline', *cells], (True, True, False, True)))
     # where less is better
     assert sensitivity(run, ['fpr']).front_fpr.to_dict() == dict(zip(['baseline', *cells], (False, False, True, False)))
     assert sensitivity(run, 'fpr').lam.tolist() == [0, .1, .3, .5]
@@ -255,12 +257,12 @@ def test_a_threshold_is_found_where_there_is_one():
     assert '95 % interval 0.7' in said[0] and said[1].startswith('FPR')
 
 @pytest.mark.parametrize('gains,seeds,sd,said', [
-    ((0, 0, 0), 6, .01, 'no gain over the baseline is established'), ((-.1, -.1, -.1), 6, .01,
-                                                                      'no gain over the baseline is established'),
-    # three seeds prove nothing
-    ((-.05, 0, .05), 6, .2, 'no gain over the baseline is established'), ((-.05, 0, .05), 3, .001,
-                                                                          'no gain over the baseline is established'),
-    ((.1, .1, .1), 6, .01, 'the students of every teacher gain; it lies below 0.60'), ((-.05, 0, .05), 1, .01, 'with one seed no threshold can be told from luck')], ids=str)
+    ((0, 0, 0), 6, .01, 'no gain over the baseline is established'),
+    ((-.1, -.1, -.1), 6, .01, 'no gain over the baseline is established'),
+    ((-.05, 0, .05), 6, .2, 'no gain over the baseline is established'),
+    ((-.05, 0, .05), 3, .001, 'no gain over the baseline is established'), # three seeds prove nothing
+    ((.1, .1, .1), 6, .01, 'the students of every teacher gain; it lies below 0.60'),
+    ((-.05, 0, .05), 1, .01, 'with one seed no threshold can be told from luck')], ids=str)
 def test_no_threshold_is_claimed_where_none_is_identified(gains, seeds, sd, said):
     t = quality_threshold(Taught(gains, seeds, sd), ['auroc'])
     [words] = threshold_words(t)
@@ -306,7 +308,7 @@ def test_shares_on_disk(phantom, tiny, tiny_run, tmp_path):
 
 @pytest.fixture(scope='module')
 def moved(phantom, tiny, tiny_run, tmp_path_factory):
-    "The students of the tiny run go on training, on a cohort where nothing is privileged, so slowly that one sees where they started"
+    "The students of the tiny run are fine-tuned, without anything privileged, so slowly that their start shows"
     config = make_config(**tiny | dict(lr=1e-7))
     return transfer(tiny_run, altered(phantom, text=None, tabular=()), tmp_path_factory.mktemp('moved')/'run', config,
                     progress=False)
@@ -329,7 +331,9 @@ def test_transfer_is_compared_with_the_baseline_of_the_other_data(moved):
     "Who never saw it is shown, and not tested"
     assert moved.compared == ['from baseline', 'from out-of-fold']
     assert moved.comparison().attrs['baseline'] == 'from baseline'
-    assert set(moved.comparison().arm) == set(moved.verdicts()) == set(moved.intervals().arm) == {'from out-of-fold'} and set(moved.per_seed().arm) == set(moved.arms)
+    for names in (moved.comparison().arm, moved.verdicts(), moved.intervals().arm):
+        assert set(names) == {'from out-of-fold'}
+    assert set(moved.per_seed().arm) == set(moved.arms)
 
 def test_transfer_table(moved):
     t = transfer_table(moved, ('auroc', 'iou'))
@@ -349,7 +353,8 @@ def test_a_control_stays_a_control_elsewhere(moved):
     assert run.controls == ['from shuffled']
 
 @pytest.mark.parametrize('arms,seeds,message', [
-    (('baseline', 'from in-sample'), 1, "'from in-sample' needs the student of seed 0 of 'in-sample' in .*, which has none"),
+    (('baseline', 'from in-sample'), 1,
+     "'from in-sample' needs the student of seed 0 of 'in-sample' in .*, which has none"),
     (('baseline', 'from out-of-fold'), 3, "needs the student of seed 2 of 'out-of-fold'"),
     (('baseline', 'from out-of-hand'), 1, "no arm 'out-of-hand'"),
     (('from baseline', 'from out-of-fold'), 1, "must be 'baseline' and at least one other")])
@@ -398,7 +403,7 @@ def test_transfer_from_a_grid_and_from_a_transfer(moved, phantom, tiny, tmp_path
 # Agreement between seeds
 
 def test_agreement_by_hand(tiny_run, phantom):
-    t = reliability(tiny_run)
+    t = seed_agreement(tiny_run)
     assert t.groupby('arm', sort=False).size().to_dict() == {a: len(phantom.split('test')) for a in tiny_run.arms}
     assert (t.pairs == 1).all()
     for arm in tiny_run.arms:
@@ -418,7 +423,7 @@ def test_agreement_by_hand(tiny_run, phantom):
 
 def test_agreement_needs_two_seeds(copy):
     copy.seeds = 1
-    with pytest.raises(ValueError, match='at least two seeds; the run has one'): reliability(copy)
+    with pytest.raises(ValueError, match='at least two seeds; the run has one'): seed_agreement(copy)
 
 
 # Other conventions
@@ -433,7 +438,8 @@ def test_own_convention_gives_own_scores(copy, phantom):
     # a student from disk rounds otherwise than one just trained
     pd.testing.assert_frame_equal(again, own, atol=2e-3, rtol=0)
     t = convention_table(copy, phantom, SOME[:1]).set_index(['arm', 'metric'])
-    mine, trivial = copy.per_seed().groupby('arm').mean(numeric_only=True), copy.trivial().set_index('arm').drop(index=list(CEILING))
+    mine = copy.per_seed().groupby('arm').mean(numeric_only=True)
+    trivial = copy.trivial().set_index('arm').drop(index=list(CEILING))
     for (arm, m), row in t.iterrows():
         assert (row.mean_arm, row.mean_baseline) == pytest.approx((mine[m][arm], mine[m]['baseline']), abs=2e-3)
         assert row.best_trivial == pytest.approx(trivial[m].min() if m == 'fpr' else trivial[m].max(),
@@ -495,18 +501,19 @@ LATER = [('train', 'test'), ('train', 'valid'), ('valid', 'test')]
 @pytest.mark.parametrize('old,new', LATER)
 def test_a_patient_may_not_be_tested_who_was_trained_on(phantom, tiny_run, tiny, tmp_path, old, new):
     cohort, met = moved_on(phantom, old, new, 3)
-    assert set(known_patients(tiny_run, cohort).patient_id) == set(met.patient_id)
+    assert set(shared_patients(tiny_run, cohort).patient_id) == set(met.patient_id)
     n = met.patient_id.nunique()*(new == 'test')
-    with pytest.raises(ValueError, match=rf"^{n} of \d+ test patients .* first is '{met.patient_id.iloc[0]}'; known='drop' .* leaves"):
+    first = met.patient_id.iloc[0]
+    with pytest.raises(ValueError, match=rf"^{n} of \d+ test patients .* first is '{first}'; known='drop' .* leaves"):
         transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), progress=False)
     assert not (tmp_path/'run').exists() and without_known(tiny_run, cohort, 'keep') is cohort
 
 @pytest.mark.parametrize('old,new', [(new, old) for old, new in LATER] + [('train', 'train'), ('test', 'test')])
 def test_a_patient_may_be_trained_on_who_was_tested(phantom, tiny_run, old, new):
     cohort, _ = moved_on(phantom, old, new, 3)
-    assert len(known_patients(tiny_run, cohort)) == 0 and without_known(tiny_run, cohort) is cohort
+    assert len(shared_patients(tiny_run, cohort)) == 0 and without_known(tiny_run, cohort) is cohort
 
-def test_known_patients_are_left_out_and_counted(phantom, tiny_run, tiny, tmp_path):
+def test_shared_patients_are_left_out_and_counted(phantom, tiny_run, tiny, tmp_path):
     cohort, met = moved_on(phantom, 'train', 'test', 3)
     run = transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
     assert not set(met.patient_id) & set(run.labels('test').index.map(cohort.items.set_index('image_id').patient_id))
@@ -525,13 +532,13 @@ def test_patients_of_the_run_before_the_run(moved, phantom, tiny_run):
     cohort, met = moved_on(phantom, 'train', 'test', 3)
     second = Run(moved.folder)
     labels = pd.read_parquet(moved.folder/'labels.parquet')
-    assert set(known_patients(second, cohort).patient_id) == set(met.patient_id)
+    assert set(shared_patients(second, cohort).patient_id) == set(met.patient_id)
     # as if the second cohort were of other people
     strangers = labels.assign(patient_id='x' + labels.patient_id.astype(str))
     with pytest.MonkeyPatch.context() as patch:
         read = studies.read_kept
         patch.setattr(studies, 'read_kept', lambda path: strangers if path.parent == second.folder else read(path))
-        assert set(known_patients(second, cohort).patient_id) == set(met.patient_id)
+        assert set(shared_patients(second, cohort).patient_id) == set(met.patient_id)
 
 def test_conventions_of_a_transfer(moved, phantom, tmp_path):
     "Are compared with the same arm as everything else of that run"
