@@ -36,7 +36,8 @@ def power_noise(
 ) -> np.ndarray: # (h, w), mean 0 and standard deviation 1
     "Random texture with a power-law spectrum"
     h, w = (next_fast_len(n + 8, real=True) for n in size) # larger, since opposite edges fit together
-    down, right = np.fft.fftfreq(h), np.fft.rfftfreq(w)
+    down = np.fft.fftfreq(h)
+    right = np.fft.rfftfreq(w)
     f = np.hypot(down[:, None], right[None])
     f[0, 0] = np.inf # no constant part
     z = rng.standard_normal((2, *f.shape))
@@ -55,7 +56,8 @@ def soft(
 # %% ../nbs/05_phantom.ipynb #44ae743b
 def _coordinates(u, size): # (1, w) to the right and (h, 1) downwards: what depends on one of them stays small
     zoom = 1 + .06*u[0]
-    cx, cy = .5 + .03*u[1], .5 + .03*u[2]
+    cx = .5 + .03*u[1]
+    cy = .5 + .03*u[2]
     h, w = size
     y, x = np.ogrid[:h, :w]
     right = (x + .5)/w - cx
@@ -72,7 +74,8 @@ def _body(x, y, u): # (h, w) in (0, 1): a trunk that grows narrower at the shoul
 def _heights(u): return -.37 + .02*u[5], .28 + .03*u[6] # Of the apex of the lungs, and of the diaphragm
 
 def _lungs(x, y, u): # Side -> (h, w) in (0, 1): a narrow apex, and the dome of the diaphragm, higher on the right
-    mid, (apex, base) = .195 + .01*u[4], _heights(u) # from the spine to the middle of a lung
+    mid = .195 + .01*u[4] # from the spine to the middle of a lung
+    apex, base = _heights(u)
     top = np.clip((y - apex)/.3, 0, 1)
     narrow = .08 + .92*np.sqrt(1 - (1 - top)**2.5) # at the apex
     half = (.165 + .015*u[7])*narrow
@@ -109,7 +112,8 @@ def _bones(img, x, y, u, body): # The image with ribs and collar bones
     bend = .45*off**1.5*np.sign(y + .6)
     bent = y - bend + .02*u[9]
     ribs = np.cos(2*np.pi*bent/.095)**6
-    beside, above = soft(off - .05, .02), soft(base - y, .03)
+    beside = soft(off - .05, .02)
+    above = soft(base - y, .03)
     img = img + .07*ribs*body*beside*above
     line = (y - apex - .05 + .25*off)/.018
     collar = soft(1 - np.abs(line)**2, .3)*soft(off - .03, .01)
@@ -132,7 +136,8 @@ def draw_chest(
     "A healthy chest in frontal projection, and its regions 'body', 'right lung', 'left lung', 'heart'"
     u = rng.uniform(-1, 1, 12) # the last two are not used
     x, y = _coordinates(u, size)
-    body, lung = _body(x, y, u), _lungs(x, y, u)
+    body = _body(x, y, u)
+    lung = _lungs(x, y, u)
     cor = _heart(x, y, u, heart)
     lungs = np.maximum(lung['right'], lung['left'])*(1 - cor)
     organs = _organs(x, y, u, body, lungs, cor)
@@ -150,7 +155,8 @@ def rescale(
     scale:tuple # Factors (along y, along x); above 1 enlarges
 ) -> np.ndarray: # (h, w) in [0, 1], with a soft edge
     "The same shape, larger or smaller"
-    s, c = np.array(scale, float), np.array(centre, float)
+    s = np.array(scale, float)
+    c = np.array(centre, float)
     scaled = affine_transform(mask.astype(float), 1/s, offset=c - c/s, order=1)
     return gaussian_filter(scaled, .8)
 
@@ -164,7 +170,8 @@ def lung_axes(
     "Where a pixel lies in a lung"
     y, x = np.nonzero(lung)
     h, w = lung.shape
-    down, out = _along(y, h)[:, None], _along(x, w)[None]
+    down = _along(y, h)[:, None]
+    out = _along(x, w)[None]
     return down, out if side == 'left' else 1 - out
 
 # %% ../nbs/05_phantom.ipynb #83f99a91
@@ -184,7 +191,8 @@ def cardiomegaly(
 
 # %% ../nbs/05_phantom.ipynb #840759a7
 def _lobulated(rng, phi, radius): # A circle with four random waves
-    k, a = np.arange(2, 6), rng.normal(0, .10, 4)
+    k = np.arange(2, 6)
+    a = rng.normal(0, .10, 4)
     p = rng.uniform(0, 2*np.pi, 4)
     waves = a*np.cos(k*phi[..., None] + p)
     return radius*(1 + waves.sum(-1))
@@ -203,8 +211,10 @@ def consolidation(
     at = rng.choice(lung.size, p=inner.ravel()/inner.sum())
     cy, cx = np.unravel_index(at, lung.shape)
     y, x = np.ogrid[:h, :w]
-    down, right = y - cy, x - cx
-    r, phi = np.hypot(down, right), np.arctan2(down, right)
+    down = y - cy
+    right = x - cx
+    r = np.hypot(down, right)
+    phi = np.arctan2(down, right)
     outline = _lobulated(rng, phi, w*(.06 + .09*severity))
     patch = soft(outline - r, 1.2)*gaussian_filter(lung.astype(float), .7)
     grain = 1 + .20*power_noise(rng, img.shape, 2.)
@@ -240,7 +250,8 @@ def pneumothorax(
     "A dark crescent at the apex of a lung"
     lung = regions[f'{side} lung']
     down, out = lung_axes(lung, side)
-    level, depth = np.abs(down[:, 0] - .75), np.abs(out[0] - .1)
+    level = np.abs(down[:, 0] - .75)
+    depth = np.abs(out[0] - .1)
     root = np.argmin(level), np.argmin(depth)
     k = .10 + .28*severity + .01*rng.standard_normal()
     rest = rescale(lung, root, (1 - k, 1 - k))
@@ -342,13 +353,16 @@ def _people(rng, n, split): # (n,) person and visit of each image; table of who 
     person = np.repeat(np.arange(n), visits)[:n]
     visit = np.concatenate([np.arange(v) for v in visits])[:n]
     age = np.clip(rng.normal(60, 16, n), 18, 95).round().astype(int)
-    sex, site = rng.choice(['F', 'M'], n), rng.choice(SITES, n)
+    sex = rng.choice(['F', 'M'], n)
+    site = rng.choice(SITES, n)
     in_bed = rng.random(n) < np.where(site[person] == 'B', .6, .2)
     patient = np.array([f'P{p:05d}' for p in range(n)])[person]
     image = [f'{p}-{v+1}' for p, v in zip(patient, visit)]
     t = pd.DataFrame(dict(image_id=image, patient_id=patient, split=_splits(person, n, split)))
-    t['site'], t['view'] = site[person], np.where(in_bed, 'AP', 'PA')
-    t['age'], t['sex'] = age[person], sex[person]
+    t['site'] = site[person]
+    t['view'] = np.where(in_bed, 'AP', 'PA')
+    t['age'] = age[person]
+    t['sex'] = sex[person]
     return person, visit, t
 
 def _risk(name, prevalence, people, shortcut): # (n,) probability of a finding
@@ -369,7 +383,8 @@ def _disease(rng, name, person, visit, risk, severity, noise): # The truth about
 
 # %% ../nbs/05_phantom.ipynb #7a3ef3f2
 def _about(rng, cases, informative): # (n,) `image_id` of the case that each report speaks about
-    about, patient = np.arange(len(cases)), cases.patient_id.to_numpy()
+    about = np.arange(len(cases))
+    patient = cases.patient_id.to_numpy()
     for part in ('train', 'valid', 'test'):
         i = np.flatnonzero(cases.split == part)
         about[i] = i[exchange(rng, patient[i], informative)]
@@ -393,7 +408,8 @@ def phantom_cases(
     rng = stream(seed, 'cases')
     person, visit, df = _people(rng, n, split)
     test = df.split == 'test'
-    more, noise = np.where(test, test_shortcut, shortcut), np.where(test, test_noise, label_noise)
+    more = np.where(test, test_shortcut, shortcut)
+    noise = np.where(test, test_noise, label_noise)
     for name in FINDINGS:
         risk = _risk(name, prevalence, df, more)
         df = df.assign(**_disease(rng, name, person, visit, risk, severity, noise))
@@ -419,7 +435,8 @@ def label_sides(
     test_noise:float=0. # The same in test
 ) -> pd.DataFrame: # `cases` with the hard labels `BY_SIDE` in place of `FINDINGS`
     "Hard labels by side, with the same noise"
-    rng, out = stream(seed, 'sides'), cases.drop(columns=PAIRED)
+    rng = stream(seed, 'sides')
+    out = cases.drop(columns=PAIRED)
     noise = np.where(cases.split == 'test', test_noise, label_noise)
     for f in PAIRED:
         for s in SIDES:
@@ -518,7 +535,8 @@ def radiology_report(
 ) -> str: # Sections EXAMINATION, INDICATION, FINDINGS, IMPRESSION; anything that identifies a patient is `___`
     "A radiology report that tells the truth, in one of many ways"
     ill = [f for f in findings if findings[f][0] > 0]
-    seen, summary = _seen(rng, findings, ill), _summary(rng, findings, ill)
+    seen = _seen(rng, findings, ill)
+    summary = _summary(rng, findings, ill)
     who = 'woman' if sex == 'F' else 'man'
     head = f'EXAMINATION: CHEST ({view})\n\nINDICATION: ___ year old {who} with {_pick(rng, REASON)}.'
     return f'{head}\n\nFINDINGS: {_sentences(seen)}\n\nIMPRESSION: {_sentences(summary)}'
@@ -545,7 +563,8 @@ SAYS = ('what', 'where')
 METADATA = ['age', 'sex', 'site', 'view', *map(grade_column, FINDINGS)]
 
 def _privileged(c, seed, says): # Report and metadata about one image, from one stream whatever `says`
-    rng, ill = stream(seed, 'privileged', c['image_id']), {}
+    rng = stream(seed, 'privileged', c['image_id'])
+    ill = {}
     for f in FINDINGS:
         side = c[f'side {f}'] if says == 'where' else ''
         ill[f] = c[f'severity {f}'], side
@@ -581,14 +600,16 @@ def draw_case(
     img, regions = draw_chest(stream(seed, 'person', case['patient_id']), size, heart=heart)
     masks = {}
     for name, draw in DRAW_FINDING.items():
-        severity, side = case[f'severity {name}'], case[f'side {name}']
+        severity = case[f'severity {name}']
+        side = case[f'side {name}']
         if severity > 0: img, masks[name] = draw(img, regions, rng, severity, side)
     return site_look(img, rng, case['site']), masks
 
 # %% ../nbs/05_phantom.ipynb #25c02ba5
 def _stored(img, photometric, bits): # (h, w) `uint16` as in the file; the values that the window shows as its two ends
     top = 2**bits - 1
-    lo, hi = round(.07*top), round(.85*top) # the detector's range is wider than the image's
+    lo = round(.07*top) # the detector's range is wider than the image's
+    hi = round(.85*top)
     values = lo + np.clip(img, 0, 1)*(hi - lo)
     stored = np.round(values).astype('<u2')
     if photometric == 'MONOCHROME1': return top - stored, top - hi, top - lo
@@ -599,7 +620,8 @@ CR_IMAGE = '1.2.840.10008.5.1.4.1.1.1' # SOP class Computed Radiography Image St
 def _identified(path, name, sop_class): # A DICOM file without an image
     uid = [generate_uid(PYDICOM_ROOT_UID, [name, kind]) for kind in ('image', 'study', 'series')]
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), uid[0]
+    meta.MediaStorageSOPClassUID = UID(sop_class)
+    meta.MediaStorageSOPInstanceUID = uid[0]
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
     ds.SOPClassUID = UID(sop_class)
@@ -624,7 +646,10 @@ def write_dicom(
     ds.Modality, ds.PixelSpacing = 'CR', [4, 4]
     ds.Rows, ds.Columns = img.shape
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, photometric
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, bits, bits - 1, 0
+    ds.BitsAllocated = 16
+    ds.BitsStored = bits
+    ds.HighBit = bits - 1
+    ds.PixelRepresentation = 0
     ds.WindowCenter = f'{(lo + hi + 1)/2:g}' # PS3.3 C.11.2.1.2: shows lo as 0, hi as 1
     ds.WindowWidth = f'{hi - lo + 1:g}'
     for k, v in tags.items(): setattr(ds, k, v)
@@ -705,11 +730,13 @@ def _write_case(path, case, seed, suffix, labels): # Draw and write one case; ro
 # %% ../nbs/05_phantom.ipynb #7622a067
 def _draw_all(path, cases, seed, suffix, labels, progress): # All images, one in memory at a time; rows of `rois.csv`
     for d in ('images', 'masks'): (path/d).mkdir(exist_ok=True)
-    hidden, rois = not (progress and sys.stderr.isatty()), []
+    hidden = not (progress and sys.stderr.isatty())
+    rois = []
     for c in track(cases.to_dict('records'), 'Drawing the phantom', transient=True, disable=hidden):
         rois += _write_case(path, c, seed, suffix, labels)
     return pd.DataFrame(rois, columns=['image_id', 'label', 'x0', 'y0', 'x1', 'y1', 'mask'])
 
+# %% ../nbs/05_phantom.ipynb #ad16b3a5
 @delegates(phantom_cases)
 def write_phantom(
     path:str|PathLike, # Folder to write; must be empty, absent, or hold the same phantom
@@ -725,7 +752,8 @@ def write_phantom(
     one_of('format', format, ('dicom', 'png'))
     one_of('labels', labels, LABELS)
     one_of('says', says, SAYS)
-    path, suffix = Path(path), dict(dicom='.dcm', png='.png')[format]
+    path = Path(path)
+    suffix = dict(dicom='.dcm', png='.png')[format]
     cases = phantom_cases(n, seed, **kwargs)
     args = signature(phantom_cases).bind(n, seed, **kwargs)
     args.apply_defaults()

@@ -49,7 +49,8 @@ def _anatomy(
     narrower = (np.abs(t - t0)/extent)**p
     width = np.clip(1 - narrower, 0, None)**.55
     breast = x < deep*width
-    across, down = .40 + .06*u[3], 1.15 + .15*u[4]
+    across = .40 + .06*u[3]
+    down = 1.15 + .15*u[4]
     slope = 1 - x/across - (t + 1)/down
     muscle = soft(slope, .03)*(view == 'MLO')
     padded = np.pad(breast, ((1, 1), (0, 1)))                        # the chest wall is no skin
@@ -92,7 +93,8 @@ def draw_breast(
     breast, muscle, d, centre, nipple = _anatomy(rng.uniform(-1, 1, 8), size, view)
     img = _tissue(rng, breast, d, centre, density)
     img += breast*muscle*np.maximum(.62 - img, 0)*.8
-    edge, margin = np.zeros((h, w), bool), round(.05*h)
+    edge = np.zeros((h, w), bool)
+    margin = round(.05*h)
     edge[margin:-margin, round(.05*w):] = True
     img = gaussian_filter(img, .5)
     inner = (d > .07*w) & (muscle < .3) & edge
@@ -108,7 +110,8 @@ def _polar(
 ) -> tuple[np.ndarray, np.ndarray]: # (h, w) distance in pixels, (h, w) angle
     "Polar coordinates around a point"
     y, x = np.ogrid[:shape[0], :shape[1]]
-    down, right = y - at[0], x - at[1]
+    down = y - at[0]
+    right = x - at[1]
     return np.hypot(down, right), np.arctan2(down, right)
 
 def _bumps(rng, phi): # An uneven outline: four waves of random height and phase
@@ -127,7 +130,8 @@ def outline(
     margins:str # Word for the margins
 ) -> np.ndarray: # (h, w) distance of the outline from the centre, in pixels
     "How far a mass extends in each direction"
-    a, f = rng.uniform(0, np.pi), np.ones_like(phi)
+    a = rng.uniform(0, np.pi)
+    f = np.ones_like(phi)
     turned = phi - a
     if shape in ('OVAL', 'LYMPH_NODE'): f = 1/np.hypot(np.cos(turned)/1.3, np.sin(turned)/.8)
     if shape == 'LOBULATED': f = .9 + .22*np.abs(np.cos(1.5*turned))
@@ -210,7 +214,8 @@ def calc_positions(
     n:int # How many, at most
 ) -> np.ndarray: # (m, 2) whole pixels (y, x); the first is the centre
     "Where calcifications are"
-    inner, at = regions['inner'], np.asarray(at, float)
+    inner = regions['inner']
+    at = np.asarray(at, float)
     h = inner.shape[0]
     to, across = _towards_nipple(regions, at)
     far = np.sqrt(rng.random(n))
@@ -249,7 +254,8 @@ def grain(
     "One calcification"
     a = rng.uniform(0, np.pi)
     turned = phi - a
-    along, across = r*np.cos(turned), r*np.sin(turned)
+    along = r*np.cos(turned)
+    across = r*np.sin(turned)
     if kind == 'LUCENT_CENTER': return np.exp(-((r - 2.1)/.7)**2)
     if kind == 'ROUND_AND_REGULAR': return soft(1.2 - r, .3)
     if kind == 'COARSE': return soft(2.3 + .25*np.cos(3*phi + a) - r, .5)
@@ -263,14 +269,15 @@ def grain(
 
 _REACH = dict(VASCULAR=8, FINE_LINEAR_BRANCHING=5) # Extent of such a calcification, in pixels; the others less than 3
 
-# %% ../nbs/07_phantom_cbis.ipynb #5adede5d
+# %% ../nbs/07_phantom_cbis.ipynb #5e6494f0
 def hull(
     points:np.ndarray, # (n, 2) pixels (y, x)
     shape:tuple, # (h, w)
     reach:float=3. # How much more, in pixels
 ) -> np.ndarray: # (h, w) bool
     "The area that points are in, and a little more"
-    m, corners = Image.new('L', shape[::-1]), points
+    m = Image.new('L', shape[::-1])
+    corners = points
     flat = np.linalg.matrix_rank(points - points[0]) < 2
     if len(points) > 2 and not flat: corners = points[ConvexHull(points).vertices]
     xy = [(int(x), int(y)) for y, x in corners]
@@ -300,7 +307,8 @@ def draw_calc(
     points = calc_positions(rng, regions, at, distribution, n)
     spots = np.zeros_like(img)
     for y, x in points:
-        top, left = max(0, y - 12), max(0, x - 12)                   # nothing is larger
+        top = max(0, y - 12)                   # nothing is larger
+        left = max(0, x - 12)
         part = spots[top:y + 13, left:x + 13]
         r, phi = _polar(part.shape, (min(y, 12), min(x, 12)))
         np.maximum(part, grain(rng, r, phi, kind), out=part)
@@ -354,7 +362,10 @@ def women(
     test:float # Share of images in the official test split
 ) -> pd.DataFrame: # One row per abnormality and view, without its descriptors
     "Patients of one task, with their abnormalities and views"
-    rng, rows, images, k = stream(seed, 'women', task), [], 0, 0
+    rng = stream(seed, 'women', task)
+    rows = []
+    images = 0
+    k = 0
     while images < n:
         views = [['CC', 'MLO'], ['CC'], ['MLO']][_pick(rng, {0: 8, 1: 1, 2: 1})]
         views = views[:n - images]
@@ -365,7 +376,8 @@ def women(
             for j in range(1, many + 1):
                 row = dict(woman=k, lesion=f'{task} {k} {j}', side=side, view=v)
                 rows.append(dict(row, abnormality=j, split=split))
-        images, k = images + len(views), k + 1
+        images = images + len(views)
+        k = k + 1
     t = pd.DataFrame(rows)
     number = t.woman + 1 + (task == 'calc')*5000
     return t.assign(task=task, patient_id=[f'P_{w:05d}' for w in number])
@@ -377,7 +389,7 @@ def _become(calc, woman, name, side): # A woman of `calc` gets the name of a wom
     calc.loc[hers, 'patient_id'] = name
     calc.loc[hers, 'side'] = side
 
-# %% ../nbs/07_phantom_cbis.ipynb #4254d9b9
+# %% ../nbs/07_phantom_cbis.ipynb #3cb9d0af
 def share_women(
     mass:pd.DataFrame, # From `women`
     calc:pd.DataFrame, # From `women`
@@ -387,7 +399,8 @@ def share_women(
     calc = calc.copy()
     side = dict(zip(mass.patient_id, mass.side))
     other = dict(LEFT='RIGHT', RIGHT='LEFT')
-    train, test = _women_in(mass, 'train'), _women_in(mass, 'test')
+    train = _women_in(mass, 'train')
+    test = _women_in(mass, 'test')
     theirs = _women_in(calc, 'test')[:k] + _women_in(calc, 'train')[:k]
     for a, b in zip(train[:k] + test[:k], theirs): _become(calc, b, a, other[side[a]])
     theirs = _women_in(calc, 'train')[k:2*k]                         # by now some have other names
@@ -418,7 +431,8 @@ def _check(n, informative, test): # Arguments of `cbis_cases`
         raise ValueError(f'test must be between .15 and .5, not {test}')
 
 def _image_name(r): # Such as CBIS-DDSM's
-    task, split = r['task'].capitalize(), 'Training' if r['split'] == 'train' else 'Test'
+    task = r['task'].capitalize()
+    split = 'Training' if r['split'] == 'train' else 'Test'
     return f"{task}-{split}_{r['patient_id']}_{r['side']}_{r['view']}"
 
 # %% ../nbs/07_phantom_cbis.ipynb #1403a7cd
@@ -466,11 +480,13 @@ def draw_picture(
     size = int(rng.integers(190, 215)), int(rng.integers(120, 141))
     img, regions = draw_breast(rng, size, side, r['view'], r['density'])
     from_edge = distance_transform_edt(np.pad(regions['inner'], 1))[1:-1, 1:-1]
-    free, masks = from_edge > .05*size[0], {}
+    free = from_edge > .05*size[0]
+    masks = {}
     for r in sorted(rows, key=lambda r: r['image_id']):
         places = np.argwhere(free if free.any() else regions['inner'])
         at = tuple(places[rng.integers(len(places))])
-        draw, words = DRAW_LESION[r['task']], (r['first'], r['second'])
+        draw = DRAW_LESION[r['task']]
+        words = (r['first'], r['second'])
         img, mask = draw(img, regions, rng, at, *words, r['subtlety'])
         masks[r['image_id']] = mask
         free &= distance_transform_edt(~mask) > .1*size[0]
@@ -514,7 +530,8 @@ def written_words(
     k:int # How often the rarest spelling occurs
 ) -> tuple[pd.DataFrame, list]: # The descriptors as they are written; (task, kind of repair, id) of each thing planted
     "Spoil the descriptors of one task"
-    rng, t = stream(seed, 'words', task), t.copy()
+    rng = stream(seed, 'words', task)
+    t = t.copy()
     share = dict(zip(CLASSES, UNDESCRIBED[task]))
     gone = rng.random(len(t)) < t['pathology said'].map(share)
     t.loc[gone, 'second'] = 'NA'
@@ -533,12 +550,12 @@ def written_words(
 
 def _corrected(text): return text.upper().replace(' ', '_').replace('CENTERED', 'CENTER').split('-')
 
+# %% ../nbs/07_phantom_cbis.ipynb #72801f3d
 def _words(texts, d, split): # Single words as they are, others split
     known = texts.isin(DESCRIPTORS[d])
     parts = {w for text in texts[~known] for w in split(text)}
     return set(texts[known]) | parts
 
-# %% ../nbs/07_phantom_cbis.ipynb #53818f15
 def word_truth(
     t:pd.DataFrame, # Rows of one task, as written
     task:str # 'mass' or 'calc'
@@ -546,7 +563,8 @@ def word_truth(
     "Words that only the test table has, by chance; the loader notes them"
     rows = []
     for d, c in zip(OF_TASK[task], ('first', 'second')):
-        train, test = t[t.split == 'train'], t[t.split == 'test']
+        train = t[t.split == 'train']
+        test = t[t.split == 'test']
         in_train = _words(train[c], d, _corrected)
         in_test = _words(test[c], d, lambda text: text.split('-'))
         alone = in_test & set(DESCRIPTORS[d]) - in_train
@@ -560,7 +578,9 @@ def _spoil_numbers(
     k:int # How often the rarest zero occurs
 ) -> tuple[pd.DataFrame, list]: # With zeros; (task, kind of repair, id) of each thing planted
     "Zeros for assessment, subtlety and density"
-    rng, t, planted = stream(seed, 'numbers', task), t.copy(), []
+    rng = stream(seed, 'numbers', task)
+    t = t.copy()
+    planted = []
     for c, kind, n in (('assessment', 'assessment incomplete', 3*k), ('subtlety', 'subtlety missing', k)):
         i = rng.choice(t.index, n, replace=False)
         t.loc[i, c] = 0
@@ -653,13 +673,18 @@ def write_mask(
 ):
     "Write an 8-bit mask as an uncompressed DICOM file"
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(_SECONDARY), _uid(name)
+    meta.MediaStorageSOPClassUID = UID(_SECONDARY)
+    meta.MediaStorageSOPInstanceUID = _uid(name)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    ds.SOPClassUID = meta.MediaStorageSOPClassUID
+    ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     ds.Rows, ds.Columns = mask.shape
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, 'MONOCHROME2'
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.BitsAllocated = 8
+    ds.BitsStored = 8
+    ds.HighBit = 7
+    ds.PixelRepresentation = 0
     for k, v in tags.items(): setattr(ds, k, v)
     ds.PixelData = mask.tobytes() + b'\0'*(mask.size % 2)
     ds.save_as(path, enforce_file_format=True)
@@ -671,7 +696,9 @@ class Download:
         path:str|PathLike, # The folder
         layout:str='nbia' # A name in `FOLDER_LAYOUTS`
     ):
-        self.path, self.layout, self.meta = Path(path), layout, []
+        self.path = Path(path)
+        self.layout = layout
+        self.meta = []
 
     def _place(self, folder, study, series, kind, k): # Of file number `k` of a series
         uids = dict(study=study, series=series, study5=study[-5:], series5=series[-5:])
@@ -725,7 +752,8 @@ def series_of(
 
 def _region_files(r, img, mask, fault): # Crop and mask with their fault, in the order of the files; the mask
     x0, y0, x1, y1 = mask_box(mask)
-    crop, m = img[y0:y1, x0:x1], spoil_mask(mask, fault)
+    crop = img[y0:y1, x0:x1]
+    m = spoil_mask(mask, fault)
     if fault == 'no mask among the files': m = img[:y1, :x1]
     crop_first = (r['task'] == 'mass') != (fault == 'crop and mask swapped')
     files = [crop, m] if crop_first else [m, crop]
@@ -808,7 +836,7 @@ def table_text(
         text += ','.join(map(str, row)) + end
     return text
 
-# %% ../nbs/07_phantom_cbis.ipynb #329357ad
+# %% ../nbs/07_phantom_cbis.ipynb #132834bc
 def _spoil_rows(
     t:pd.DataFrame, # Rows of one table
     task:str, # 'mass' or 'calc'
@@ -818,7 +846,8 @@ def _spoil_rows(
 ) -> tuple[pd.DataFrame, list]: # More rows; (task, kind of repair, id) of each thing planted
     "Rows that are repeated, and the faults of a dirty table"
     twice, other = t.loc[rng.choice(t.index, 2, replace=False)].image_id
-    planted, more = [(task, 'row repeated', twice)], [t[t.image_id == twice]]
+    planted = [(task, 'row repeated', twice)]
+    more = [t[t.image_id == twice]]
     if part == 'train':
         planted.append((task, 'two masks for one abnormality', other))
         more.append(t[t.image_id == other].assign(other=True))
@@ -850,7 +879,7 @@ def shared_truth(
         rows += [(task, _TORN[s], i) for s, i in named]
     return rows
 
-# %% ../nbs/07_phantom_cbis.ipynb #2e16268f
+# %% ../nbs/07_phantom_cbis.ipynb #60a6074d
 def write_tables(
     path:Path, # Folder to write
     cases:pd.DataFrame, # From `cbis_cases`
@@ -863,7 +892,8 @@ def write_tables(
         rng = stream(seed, 'rows', task)
         for part in ('train', 'test'):
             name = f'{task}_case_description_{part}_set.csv'
-            g, mark = t[(t.task == task) & (t.split == part)], ''
+            g = t[(t.task == task) & (t.split == part)]
+            mark = ''
             if dirt:
                 g, rows = _spoil_rows(g, task, part, rng, name)
                 planted += rows
@@ -890,12 +920,13 @@ def write_truth(
     t.to_csv(path/'truth.csv', index=False, lineterminator='\n')
     p = pd.DataFrame(planted, columns=['task', 'repair', 'id'])
     p.to_csv(path/'planted.csv', index=False, lineterminator='\n')
-    counts, bad = {}, [i for i, f in faults.items() if f in _UNREADABLE]
+    counts = {}
+    bad = [i for i, f in faults.items() if f in _UNREADABLE]
     for task in OF_TASK: counts[task] = p.repair[p.task == task].value_counts(sort=False).to_dict()
     counts['unreadable'] = {task: [i for i in bad if i.startswith(task.capitalize())] for task in OF_TASK}
     (path/'planted.json').write_text(json.dumps(counts, indent=1), encoding='utf-8')
 
-# %% ../nbs/07_phantom_cbis.ipynb #7bad9187
+# %% ../nbs/07_phantom_cbis.ipynb #8e244fab
 def _write_pictures(
     to:Download, # Where to write
     cases:pd.DataFrame, # From `cbis_cases`
@@ -904,7 +935,8 @@ def _write_pictures(
     progress:bool=True # Show a progress bar on a terminal
 ) -> dict: # `image_id` of an abnormality -> x0, y0, x1, y1
     "Mammograms, crops and masks; each view is drawn once, and put into each folder that it belongs to"
-    boxes, pictures = {}, list(cases.groupby(['patient_id', 'side', 'view'], sort=False))
+    boxes = {}
+    pictures = list(cases.groupby(['patient_id', 'side', 'view'], sort=False))
     hidden = not (progress and sys.stderr.isatty())
     for _, g in track(pictures, 'Drawing mammograms', transient=True, disable=hidden):
         img, masks = draw_picture(g.to_dict('records'), seed)
@@ -929,7 +961,8 @@ def phantom_cbis(
     "Write a CBIS-DDSM download of drawn mammograms"
     if layout not in FOLDER_LAYOUTS:
         raise ValueError(f'layout must be one of {", ".join(FOLDER_LAYOUTS)}, not {layout!r}')
-    path, cases = Path(path), cbis_cases(n, seed, informative, test, shared=dirt)
+    path = Path(path)
+    cases = cbis_cases(n, seed, informative, test, shared=dirt)
     knobs = dict(phantom='cbis', n=n, seed=seed, dirt=dirt, layout=layout)
     knobs |= dict(informative=informative, test=test, mmpkd=__version__)
     faults, planted = plant_faults(cases, seed) if dirt else ({}, [])

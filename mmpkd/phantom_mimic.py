@@ -206,7 +206,8 @@ def plan_dirt(
 ) -> np.ndarray: # A kind, or ''
     "The fault of each case; raises a `ValueError` if there are too few"
     kinds = STUDY_DIRT if kinds is None else kinds
-    out, use = np.full(len(cases), '', object), roi_use(cases)
+    out = np.full(len(cases), '', object)
+    use = roi_use(cases)
     free = np.flatnonzero((cases.split == 'train').to_numpy() & (use == ''))
     marked = min((use == s).sum() for s in ('ms-cxr', 'reflacx'))
     if len(free) < 2*amount*len(kinds) or marked < 3*amount:
@@ -247,7 +248,8 @@ def image_rows(
     t['path'] = _study_path(t) + '/' + t.dicom_id + '.dcm'
     t['Rows'], t['Columns'] = size.T
     t['PerformedProcedureStepDescription'] = t['ProcedureCodeSequence_CodeMeaning'] = _procedure(t)
-    t['StudyDate'], t['StudyTime'] = '2180' + month + '15', '120000.0'
+    t['StudyDate'] = '2180' + month + '15'
+    t['StudyTime'] = '120000.0'
     t['ViewCodeSequence_CodeMeaning'] = t.ViewPosition.map(_VIEW_WORDS)
     t['PatientOrientationCodeSequence_CodeMeaning'] = np.where(t.view == 'AP', 'Recumbent', 'Erect')
     return t
@@ -344,7 +346,8 @@ def write_reflacx(
 ):
     "One reading per image, with its ellipses"
     main.mkdir(parents=True, exist_ok=True)
-    readings, classes = [], sorted(set(rows.category_name))
+    readings = []
+    classes = sorted(set(rows.category_name))
     for k, (dicom_id, t) in enumerate(rows.groupby('dicom_id', sort=False)):
         r = t.iloc[0]
         key = f'P{r.phase}00R{k:06d}'
@@ -438,12 +441,15 @@ def write_image(
 def _folder(c): return f"files/p{c['subject_id'][:2]}/p{c['subject_id']}/s{c['study_id']}"
 
 def _write_case(path, c, k, seed, suffix): # dicom_id -> (h, w); dicom_id, finding and box of each finding
-    folder, front, side = path/_folder(c), c['dicom_id'], c['lateral_id']
+    folder = path/_folder(c)
+    front = c['dicom_id']
+    side = c['lateral_id']
     img, masks = draw_case(c, seed)
     tags = dict(PatientID=c['subject_id'], PatientSex=c['sex'], Modality='DX', k=k)
     tags['photometric'] = 'MONOCHROME2' if c['site'] == 'A' else 'MONOCHROME1'
     view = '' if c['dirt'] == 'view unknown' else c['view']
-    shapes, cut = {front: img.shape}, c['dirt'] == 'file cut off'
+    shapes = {front: img.shape}
+    cut = c['dirt'] == 'file cut off'
     if c['dirt'] != 'file missing':
         write_image(folder/(front + suffix), img, f'{seed} {front}', cut=cut, ViewPosition=view, **tags)
     if side:
@@ -459,7 +465,9 @@ def write_images(
     release:str # 'dicom' or 'jpg'
 ) -> tuple[dict, pd.DataFrame]: # dicom_id -> (h, w); one row per finding with its box
     "Draw and write all images, one in memory at a time"
-    shapes, boxes, suffix = {}, [], dict(dicom='.dcm', jpg='.jpg')[release]
+    shapes = {}
+    boxes = []
+    suffix = dict(dicom='.dcm', jpg='.jpg')[release]
     hidden = not sys.stderr.isatty()
     bar = track(cases.to_dict('records'), 'Drawing the phantom', transient=True, disable=hidden)
     for k, c in enumerate(bar):
@@ -509,6 +517,7 @@ def _roi_rows(cases, images, boxes): # Clean rows for `write_ms_cxr` and for `wr
     theirs['certainty'] = 3 + np.arange(len(theirs)) % 3
     return ours, theirs.assign(split=theirs.split.map(_SPLIT_NAMES), phase=1, lost=False)
 
+# %% ../nbs/06_phantom_mimic.ipynb #250f1261
 def write_rois(
     path:Path, # Folder of the download
     cases:pd.DataFrame, # Table from `name_cases`, with the `dirt` of each case
@@ -517,7 +526,8 @@ def write_rois(
     amount:int # Dirt of each kind; 0 for none
 ) -> dict: # Kind of repair -> how many were planted
     "MS-CXR and REFLACX"
-    (ours, theirs), planted = _roi_rows(cases, images, boxes), {}
+    ours, theirs = _roi_rows(cases, images, boxes)
+    planted = {}
     if amount:
         strangers = images.dicom_id[images.ViewPosition == 'LATERAL'].tolist()
         ours, planted = dirty_boxes(ours, strangers or [_dicom_id('nobody')], amount)
@@ -538,7 +548,7 @@ def _knobs(n, seed, kwargs, **more): # All arguments, for `phantom.json`
     args.apply_defaults()
     return dict(args.arguments, **more, kind='mimic', mmpkd=__version__)
 
-# %% ../nbs/06_phantom_mimic.ipynb #249fb90d
+# %% ../nbs/06_phantom_mimic.ipynb #9e3d5f03
 @delegates(phantom_cases)
 def phantom_mimic(
     path:str|PathLike, # Folder to write; must be empty, absent, or hold the same phantom
@@ -552,7 +562,8 @@ def phantom_mimic(
     "Write a phantom as MIMIC-CXR: images, reports, tables, `ms-cxr`, `reflacx`, `planted.json`, `truth.csv`"
     if release not in ('dicom', 'jpg'):
         raise ValueError(f"release must be 'dicom' or 'jpg', not {release!r}")
-    path, amount = Path(path), (1 + n//200)*bool(dirt)
+    path = Path(path)
+    amount = (1 + n//200)*bool(dirt)
     cases = name_cases(phantom_cases(n, seed, **kwargs), seed, lateral)
     kinds = [k for k in STUDY_DIRT if release == 'dicom' or k != 'image without a split']
     cases['dirt'] = plan_dirt(cases, amount, kinds, seed) if dirt else ''
