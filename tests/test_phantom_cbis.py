@@ -5,7 +5,8 @@ import numpy as np, pandas as pd, pydicom, pytest
 
 from mmpkd.cbis import BOX, CLASSES, FIXES, NOTES, OF_TASK, cbis_cohort
 from mmpkd.images import cache_pixels, check_regions, mask_box, read_image, read_mask, resize_mask, unreadable
-from mmpkd.phantom_cbis import (ASSESSED, DRAW, FAULTS, LAYOUTS, LOOKS, SPELLINGS, allot, cbis_cases, draw_breast, draw_picture, hull, phantom_cbis, plant_faults,
+from mmpkd.phantom_cbis import (ASSESSED, DRAW_LESION, FAULTS, FOLDER_LAYOUTS, WORD_WEIGHTS, SPELLINGS, draw_classes, cbis_cases, draw_breast,
+                                draw_picture, hull, phantom_cbis, plant_faults,
                                 _uid, spoil_mask, stream, write_tables)
 from mmpkd.teachers import ForestTeacher, macro_auroc
 
@@ -20,40 +21,45 @@ def test_a_breast(side, view):
         size = 180 + seed, 110 + 2*seed
         img, regions = draw_breast(np.random.default_rng(seed), size, side, view, 1 + seed % 4)
         breast, (y, x) = regions['breast'], regions['nipple']
-        assert img.shape == breast.shape == size and np.isfinite(img).all() and .1 < img[breast].mean() < .9 and img[~breast].mean() < .1
+        assert img.shape == breast.shape == size
+        assert np.isfinite(img).all()
+        assert .1 < img[breast].mean() < .9
+        assert img[~breast].mean() < .1
         wall, skin = (0, -1) if side == 'LEFT' else (-1, 0)
         assert breast[:, wall].mean() > .5 and not breast[:, skin].any() and 0 <= y < size[0] and 0 <= x < size[1]
         assert regions['inner'].sum() > .2*breast.sum() and not (regions['inner'] & ~breast).any()
 
 def test_density_is_seen():
-    bright = [np.mean([draw_breast(np.random.default_rng(s), density=d)[0][60:140, :60].mean() for s in range(8)]) for d in (1, 2, 3, 4)]
+    bright = [np.mean([draw_breast(np.random.default_rng(s), density=d)[0][60:140, :60].mean() for s in range(8)])
+              for d in (1, 2, 3, 4)]
     assert bright == sorted(bright) and bright[-1] > 1.3*bright[0]
 
 def test_the_pectoral_muscle_is_in_the_oblique_view():
-    corner = {v: np.mean([draw_breast(np.random.default_rng(s), view=v, density=1)[0][25:45, :12].mean() for s in range(8)]) for v in ('CC', 'MLO')}
+    corner = {v: np.mean([draw_breast(np.random.default_rng(s), view=v, density=1)[0][25:45, :12].mean()
+                          for s in range(8)]) for v in ('CC', 'MLO')}
     assert corner['MLO'] > 1.5*corner['CC']
 
-PAIRS = sorted({(task, a, b) for task in LOOKS for first, second in LOOKS[task] for a in first for b in second})
+PAIRS = sorted({(task, a, b) for task in WORD_WEIGHTS for first, second in WORD_WEIGHTS[task] for a in first for b in second})
 @pytest.mark.parametrize('task, first, second', PAIRS)
 def test_every_abnormality_can_be_drawn_anywhere(task, first, second):
     for seed in range(3):
         rng = np.random.default_rng(seed)
         img, regions = draw_breast(rng, (200, 130), *VIEWS[seed])
         at = np.argwhere(regions['inner'])
-        new, mask = DRAW[task](img, regions, rng, tuple(at[rng.integers(len(at))]), first, second, 3)
+        new, mask = DRAW_LESION[task](img, regions, rng, tuple(at[rng.integers(len(at))]), first, second, 3)
         x0, y0, x1, y1 = mask_box(mask)
         change = np.abs(new - img)
         assert mask.shape == img.shape and not (mask & ~regions['breast']).any() and min(x1 - x0, y1 - y0) >= 3
         assert np.isfinite(new).all() and change[mask].mean() > 4*change[~mask].mean()
 
-@pytest.mark.parametrize('kind', sorted({first for looks, _ in LOOKS['calc'] for first in looks}))
+@pytest.mark.parametrize('kind', sorted({first for looks, _ in WORD_WEIGHTS['calc'] for first in looks}))
 @pytest.mark.parametrize('distribution', ['CLUSTERED', 'LINEAR', 'DIFFUSELY_SCATTERED'])
 def test_all_of_a_calcification_is_in_the_mask(kind, distribution):
     for seed in range(6):
         rng = np.random.default_rng(seed)
         img, regions = draw_breast(rng, (200, 130), *VIEWS[seed % 4])
         at = np.argwhere(regions['inner'])
-        new, mask = DRAW['calc'](img, regions, rng, tuple(at[rng.integers(len(at))]), kind, distribution, 3)
+        new, mask = DRAW_LESION['calc'](img, regions, rng, tuple(at[rng.integers(len(at))]), kind, distribution, 3)
         spots = (new - img)/(.16 + .07*3)
         assert (spots > .2).any() and not ((spots > .2) & ~mask).any()
 
@@ -62,11 +68,12 @@ def test_obvious_is_brighter():
         seen = []
         for subtlety in (1, 5):
             img, regions = draw_breast(np.random.default_rng(0))
-            new, mask = DRAW[task](img, regions, np.random.default_rng(1), (100, 50), first, second, subtlety)
+            new, mask = DRAW_LESION[task](img, regions, np.random.default_rng(1), (100, 50), first, second, subtlety)
             seen.append((new - img)[mask].mean())
         assert seen[1] > 1.5*seen[0]
 
-@pytest.mark.parametrize('points', [[(5, 5)], [(5, 5), (9, 9)], [(5, 5), (7, 7), (9, 9)], [(5, 5), (5, 20), (20, 5)], [(5, 5), (5, 5)]])
+@pytest.mark.parametrize('points', [[(5, 5)], [(5, 5), (9, 9)], [(5, 5), (7, 7), (9, 9)], [(5, 5), (5, 20), (20, 5)],
+                                    [(5, 5), (5, 5)]])
 def test_hull_of_few_points(points):
     m = hull(np.array(points), (30, 40))
     assert all(m[p] for p in points) and m.sum() < 400
@@ -76,21 +83,29 @@ def test_hull_of_few_points(points):
 
 def test_allot():
     rng = np.random.default_rng(0)
-    assert sorted(allot(rng, (.2, .3, .5), 2)) == [0, 1] and (np.bincount(allot(rng, (0., 0., 1.), 30)) == [4, 4, 22]).all()
+    assert sorted(draw_classes(rng, (.2, .3, .5), 2)) == [0, 1]
+    assert (np.bincount(draw_classes(rng, (0., 0., 1.), 30)) == [4, 4, 22]).all()
 
 @pytest.mark.parametrize('n', [60, 61, 120, 333])
 def test_cases(n):
     t = cbis_cases(n, seed=n)
-    assert t.of.nunique() == n and t.image_id.is_unique and t.equals(cbis_cases(n, seed=n)) and not t.equals(cbis_cases(n, seed=n + 1))
+    assert t.of.nunique() == n
+    assert t.image_id.is_unique
+    assert t.equals(cbis_cases(n, seed=n))
+    assert not t.equals(cbis_cases(n, seed=n + 1))
     for task, g in t.groupby('task'):
-        assert g.groupby('patient_id').split.nunique().max() == 1 and set(g.split) == {'train', 'test'} and set(g.pathology) == set(CLASSES)
+        assert g.groupby('patient_id').split.nunique().max() == 1
+        assert set(g.split) == {'train', 'test'}
+        assert set(g.pathology) == set(CLASSES)
     same = ['pathology', 'first', 'second', 'assessment', 'subtlety', 'patient_id', 'side', 'density']
     assert (t.groupby('lesion')[same].nunique() == 1).all(axis=None) and (t.groupby('lesion').size() == 2).mean() > .5
     assert (t.groupby('of').pathology.nunique() > 1).any() and (t.about == t.image_id).all()
     assert t.groupby(['patient_id', 'side', 'view']).task.nunique().max() == 2      # a view in both tasks
     for r in t.to_dict('records'):
-        first, second = LOOKS[r['task']][CLASSES.index(r['pathology'])]
-        assert r['first'] in first and r['second'] in second and r['assessment'] in ASSESSED[CLASSES.index(r['pathology'])]
+        first, second = WORD_WEIGHTS[r['task']][CLASSES.index(r['pathology'])]
+        assert r['first'] in first
+        assert r['second'] in second
+        assert r['assessment'] in ASSESSED[CLASSES.index(r['pathology'])]
 
 @pytest.mark.parametrize('informative', [0., .6])
 def test_uninformative_rows_are_another_womans(informative):
@@ -100,9 +115,11 @@ def test_uninformative_rows_are_another_womans(informative):
     assert (donor.task.to_numpy() == t.task.to_numpy()).all() and (donor.split.to_numpy() == t.split.to_numpy()).all()
     assert (donor.patient_id.to_numpy() != t.patient_id.to_numpy())[other].all()
 
-def test_clean_phantoms_share_no_women(): assert cbis_cases(60, shared=False).groupby('patient_id').task.nunique().max() == 1
+def test_clean_phantoms_share_no_women():
+    assert cbis_cases(60, shared=False).groupby('patient_id').task.nunique().max() == 1
 
-@pytest.mark.parametrize('options', [dict(n=59), dict(informative=1.1), dict(informative=-.1), dict(test=.05), dict(test=.9)])
+@pytest.mark.parametrize('options', [dict(n=59), dict(informative=1.1), dict(informative=-.1), dict(test=.05),
+                                     dict(test=.9)])
 def test_impossible_cases(options):
     with pytest.raises(ValueError, match=f'{next(iter(options))} must be'): cbis_cases(**options)
 
@@ -138,14 +155,17 @@ def test_a_view_in_both_tasks_is_one_picture():
 # Dirt
 
 def test_every_kind_of_repair_is_planted_somewhere():
-    planted = {k for task in SPELLINGS for *_, kinds in SPELLINGS[task] for k in kinds} | set(FAULTS) - {'image truncated'}
-    elsewhere = {'crop and mask swapped', 'line break in a path', 'row repeated', 'density missing', 'assessment incomplete', 'subtlety missing', 'patient in two splits'}
+    words = {k for task in SPELLINGS for *_, kinds in SPELLINGS[task] for k in kinds}
+    planted = words | set(FAULTS) - {'image truncated'}
+    elsewhere = {'crop and mask swapped', 'line break in a path', 'row repeated', 'density missing',
+                 'assessment incomplete', 'subtlety missing', 'patient in two splits'}
     assert planted & elsewhere == set() and set(FIXES) == (planted | elsewhere) - set(NOTES)
 
 def test_faults_do_not_meet():
     cases = cbis_cases(120, 3)
     faults, planted = plant_faults(cases, 3)
-    image = [i if f.startswith('image') else i.rpartition('_')[0] for i, f in faults.items() if f != 'crop and mask swapped']
+    image = [i if f.startswith('image') else i.rpartition('_')[0] for i, f in faults.items()
+             if f != 'crop and mask swapped']
     assert len(set(image)) == len(image) == 2*len(FAULTS) and set(faults.values()) == {*FAULTS, 'crop and mask swapped'}
     swapped = {i.rpartition('_')[0] for i, f in faults.items() if f == 'crop and mask swapped'}
     assert not swapped & set(image) and len(planted) == len(faults) - 2
@@ -153,17 +173,23 @@ def test_faults_do_not_meet():
 def test_spoiled_masks():
     m = np.zeros((30, 20), bool); m[4:9, 3:15] = True
     assert (resize_mask(spoil_mask(m, 'mask of another size') > 0, 30, 20) == m).all()
-    assert spoil_mask(m, None).sum() == 255*m.sum() and spoil_mask(m, 'mask all one').min() == 255 and not spoil_mask(m, 'mask all zero').any()
+    assert spoil_mask(m, None).sum() == 255*m.sum()
+    assert spoil_mask(m, 'mask all one').min() == 255
+    assert not spoil_mask(m, 'mask all zero').any()
     with pytest.raises(ValueError): resize_mask(spoil_mask(m, 'mask of another aspect') > 0, 30, 20)
 
-def test_uid(): assert _uid(1, 'a') == _uid(1, 'a') != _uid(2, 'a') and len(_uid(1, 'a')) <= 64 and pydicom.uid.UID(_uid(1, 'a')).is_valid
+def test_uid():
+    assert _uid(1, 'a') == _uid(1, 'a') != _uid(2, 'a')
+    assert len(_uid(1, 'a')) <= 64
+    assert pydicom.uid.UID(_uid(1, 'a')).is_valid
 
 
 # The download, in each layout
 
-@pytest.fixture(scope='module', params=LAYOUTS)
+@pytest.fixture(scope='module', params=FOLDER_LAYOUTS)
 def download(request, tmp_path_factory):
-    return request.param, phantom_cbis(tmp_path_factory.mktemp('phantom')/'x', 60, seed=5, layout=request.param, progress=False)
+    return request.param, phantom_cbis(tmp_path_factory.mktemp('phantom')/'x', 60, seed=5, layout=request.param,
+                                       progress=False)
 
 @pytest.fixture(scope='module')
 def nbia(tmp_path_factory): return phantom_cbis(tmp_path_factory.mktemp('phantom')/'x', 80, seed=6, progress=False)
@@ -178,11 +204,14 @@ def test_what_is_found_is_what_was_planted(download, task):
     planted, truth = pd.read_csv(root/'planted.csv'), pd.read_csv(root/'truth.csv').set_index('image_id')
     counts = json.loads((root/'planted.json').read_text())
     assert c.repair_counts().to_dict() == counts[task] == planted.repair[planted.task == task].value_counts().to_dict()
-    assert sorted(c.repairs[['repair', 'id']].itertuples(index=False, name=None)) == sorted(planted.loc[planted.task == task, ['repair', 'id']].itertuples(index=False, name=None))
-    assert (c.rois[BOX].to_numpy() == truth.loc[c.rois.part, BOX].to_numpy()).all() and (c.rois.label == truth.pathology.loc[c.rois.part].to_numpy()).all()
+    counted, known = c.repairs[['repair', 'id']], planted.loc[planted.task == task, ['repair', 'id']]
+    assert sorted(map(tuple, counted.to_numpy())) == sorted(map(tuple, known.to_numpy()))
+    assert (c.rois[BOX].to_numpy() == truth.loc[c.rois.part, BOX].to_numpy()).all()
+    assert (c.rois.label == truth.pathology.loc[c.rois.part].to_numpy()).all()
     worst = truth.pathology.map(CLASSES.index).groupby(truth.of).max()
     assert (c.y().to_numpy().argmax(axis=1) == worst.loc[c.items.image_id]).all()
-    lost = truth.fault.isin(['mask of another aspect', 'mask all zero', 'mask all one', 'mask cannot be decoded', 'mask not found', 'no mask among the files', 'image not found', 'image cannot be opened'])
+    lost = truth.fault.isin(['mask of another aspect', 'mask all zero', 'mask all one', 'mask cannot be decoded',
+                             'mask not found', 'no mask among the files', 'image not found', 'image cannot be opened'])
     assert set(c.rois.part) == set(truth.index[~lost & (truth.task == task)])
     assert (root/'metadata.csv').is_file() == (layout == 'nbia')
 
@@ -197,7 +226,10 @@ def test_regions_are_where_the_pixels_are(cohorts, nbia):
             assert list(mask_box(mask)) == [r.x0, r.y0, r.x1, r.y1] == truth.loc[r.part, BOX].tolist()
 
 def test_the_other_task_sees_the_same_picture(nbia, cohorts):
-    views = [c.items.assign(key=c.items.patient_id + c.items.image_id.str.extract(r'(_(?:LEFT|RIGHT)_\w+)$')[0]).set_index('key').image for c in cohorts.values()]
+    views = []
+    for c in cohorts.values():
+        side_and_view = c.items.image_id.str.extract(r'(_(?:LEFT|RIGHT)_\w+)$')[0]
+        views.append(c.items.set_index(c.items.patient_id + side_and_view).image)
     both = views[0].index.intersection(views[1].index)
     assert len(both)
     for k in both: assert (read_image(nbia/views[0][k]) == read_image(nbia/views[1][k])).all()
@@ -216,13 +248,16 @@ def test_pixels_and_regions_fit(cohorts, tmp_path):
 def test_both_tasks(nbia, cohorts):
     drop, move = (cbis_cohort(nbia, 'both', cross=k) for k in ('drop', 'test'))
     n = move.repair_counts()
-    assert len(move) == sum(map(len, cohorts.values())) == len(drop) + n['patient in two splits'] and n['same view in both tasks'] >= 1
+    assert len(move) == sum(map(len, cohorts.values())) == len(drop) + n['patient in two splits']
+    assert n['same view in both tasks'] >= 1
     torn = set(move.repairs.id[move.repairs.repair == 'patient in two splits'])
     assert set(move.items.split[move.items.image_id.isin(torn)]) == {'test'} and not torn & set(drop.items.image_id)
     single = cohorts['mass'].repair_counts().add(cohorts['calc'].repair_counts(), fill_value=0)
     for kind in set(FIXES) - {'patient in two splits'}: assert n.get(kind, 0) == single.get(kind, 0), kind
 
-@pytest.mark.parametrize('kind', ['mask all zero', 'mask all one', 'mask not found', 'mask of another aspect', 'no mask among the files', 'mask cannot be decoded', 'image not found', 'image cannot be opened'])
+@pytest.mark.parametrize('kind', ['mask all zero', 'mask all one', 'mask not found', 'mask of another aspect',
+                                  'no mask among the files', 'mask cannot be decoded', 'image not found',
+                                  'image cannot be opened'])
 def test_switched_off_a_fault_is_an_error(nbia, kind):
     with pytest.raises(ValueError, match=f"1 times '{kind}'"): cbis_cohort(nbia, 'mass', unrepaired=kind)
 
@@ -237,7 +272,10 @@ def test_dicom_files(nbia):
     for p in sorted((nbia/'CBIS-DDSM').rglob('*.dcm'))[::5]:
         try: ds = pydicom.dcmread(p, stop_before_pixels=True)
         except pydicom.errors.InvalidDicomError: continue
-        assert ds.PatientID == p.relative_to(nbia).parts[1] and ds.Modality == 'MG' and ds.SeriesInstanceUID[-5:] == p.parent.name[-5:] and ds.StudyInstanceUID[-5:] == p.parent.parent.name[-5:]
+        assert ds.PatientID == p.relative_to(nbia).parts[1]
+        assert ds.Modality == 'MG'
+        assert ds.SeriesInstanceUID[-5:] == p.parent.name[-5:]
+        assert ds.StudyInstanceUID[-5:] == p.parent.parent.name[-5:]
         bits.add((ds.SeriesDescription.startswith('full'), ds.BitsStored))
     assert bits == {(True, 16), (False, 16), (False, 8)}
 
@@ -245,14 +283,19 @@ def test_a_clean_download(tmp_path):
     root = phantom_cbis(tmp_path/'x', 60, seed=1, dirt=False, layout='table', progress=False)
     for task in OF_TASK:
         c = cbis_cohort(root, task).check()
-        assert set(c.repairs.repair) <= {'word in test only'} and c.counts()['with ROI'].tolist() == c.counts().images.tolist() and len(c.rois) == len(c.parts) and not len(unreadable(c, n_jobs=1))
+        assert set(c.repairs.repair) <= {'word in test only'}
+        assert c.counts()['with ROI'].tolist() == c.counts().images.tolist()
+        assert len(c.rois) == len(c.parts)
+        assert not len(unreadable(c, n_jobs=1))
         assert c.repair_counts().to_dict() == json.loads((root/'planted.json').read_text())[task]
     assert json.loads((root/'planted.json').read_text())['unreadable'] == dict(mass=[], calc=[])
 
 
 # Writing
 
-def digest(root): return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob('*')) if p.is_file()}
+def digest(root):
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob('*'))
+            if p.is_file()}
 
 def test_same_seed_same_bytes_and_a_fresh_start(tmp_path):
     a, b, c = (phantom_cbis(tmp_path/k, 60, seed, progress=False) for k, seed in (('a', 1), ('b', 1), ('c', 2)))

@@ -9,8 +9,9 @@ from pydicom import dcmread
 from mmpkd.audit import audit
 from mmpkd.images import cache_pixels, mask_box, read_image, to_uint8, unreadable
 from mmpkd.mimic import CHEXPERT, coco_boxes, mimic_cohort, ms_cxr, read_labels, report_text, sections
-from mmpkd.phantom import FINDINGS, draw_case, phantom_cases, write_report
-from mmpkd.phantom_mimic import (STUDY_DIRT, STYLES, case_report, draw_lateral, label_table, mimic_report, name_cases, phantom_mimic, plan_dirt, roi_use, text_labels)
+from mmpkd.phantom import FINDINGS, draw_case, phantom_cases, radiology_report
+from mmpkd.phantom_mimic import (STUDY_DIRT, STYLES, case_report, draw_lateral, label_table, mimic_report, name_cases,
+                                 phantom_mimic, plan_dirt, roi_use, text_labels)
 from mmpkd.teachers import BagOfWordsTeacher, macro_auroc
 
 
@@ -27,7 +28,9 @@ def truth(path): return pd.read_csv(path/'truth.csv', dtype=dict(subject_id=str,
 def content(path): return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob('*')) if f.is_file()}
 
 
-@pytest.mark.parametrize('kwargs', [dict(n=60, seed=1), dict(n=60, seed=2, release='jpg'), dict(n=200, seed=5, lateral=.2), dict(n=60, seed=6, informative=0., label_noise=0.), dict(n=60, seed=7, dirt=False)], ids=str)
+@pytest.mark.parametrize('kwargs', [dict(n=60, seed=1), dict(n=60, seed=2, release='jpg'),
+                                    dict(n=200, seed=5, lateral=.2), dict(n=60, seed=6, informative=0.,
+                                        label_noise=0.), dict(n=60, seed=7, dirt=False)], ids=str)
 def test_what_was_planted_is_what_is_found(tmp_path, kwargs):
     path = phantom_mimic(tmp_path/'p', **kwargs)
     want = planted(path)
@@ -50,7 +53,9 @@ def test_the_audit_sees_what_no_cohort_sees(dirty):
     a, t = audit(load(dirty)), truth(dirty)
     found = a.findings.set_index('name')['count']
     assert found['unreadable image'] == planted(dirty)['unreadable image'] and not a.ok
-    assert found['regions in training'] > 0 and 'report names the label' not in found and 'box outside its image' not in found
+    assert found['regions in training'] > 0
+    assert 'report names the label' not in found
+    assert 'box outside its image' not in found
     assert set(a.unreadable.image_id) == set(t.dicom_id[t.dirt.isin(['file cut off', 'file missing'])])
 
 
@@ -61,7 +66,8 @@ def test_only_broken_files_stop_a_training(dirty, clean, tmp_path):
     c.check(skip_missing=True)
     with pytest.raises((ValueError, FileNotFoundError)): cache_pixels(c, 32, tmp_path/'a')
     pixels = cache_pixels(c, 32, tmp_path/'b', skip_unreadable=True)
-    assert len(pixels.unreadable) == planted(dirty)['unreadable image'] and len(pixels) == len(c) - len(pixels.unreadable)
+    assert len(pixels.unreadable) == planted(dirty)['unreadable image']
+    assert len(pixels) == len(c) - len(pixels.unreadable)
     assert len(cache_pixels(load(clean).check(), 32, tmp_path/'c')) == 60
 
 
@@ -71,8 +77,11 @@ def test_pictures_survive_every_encoding(clean, dirty):
     for case in t[~t.dirt.isin(['file cut off', 'file missing'])][:40].to_dict('records'):
         f = dirty/f"files/p{case['subject_id'][:2]}/p{case['subject_id']}/s{case['study_id']}/{case['dicom_id']}.dcm"
         ds = dcmread(f)
-        syntaxes.add(ds.file_meta.TransferSyntaxUID.name); bits.add(ds.BitsStored); photometric.add(ds.PhotometricInterpretation)
-        assert ds.ViewPosition == ('' if case['dirt'] == 'view unknown' else case['view']) and ds.PatientID == case['subject_id']
+        syntaxes.add(ds.file_meta.TransferSyntaxUID.name)
+        bits.add(ds.BitsStored)
+        photometric.add(ds.PhotometricInterpretation)
+        assert ds.ViewPosition == ('' if case['dirt'] == 'view unknown' else case['view'])
+        assert ds.PatientID == case['subject_id']
         drawn = to_uint8(draw_case(case, 3)[0]).astype(int)
         assert np.abs(to_uint8(read_image(f)) - drawn).max() <= 1
     assert len(syntaxes) == 2 and bits == {10, 12, 16} and len(photometric) == 2
@@ -86,26 +95,32 @@ def test_boxes_are_those_of_what_was_drawn(dirty):
         want = {f: mask_box(m) for f, m in draw_case(t.loc[i].to_dict(), 3)[1].items()}
         assert {r.label: (r.x0, r.y0, r.x1, r.y1) for r in boxes.itertuples()} == want
     ill = t[(t.split == 'test') & (t[[f'severity {f}' for f in FINDINGS]] > 0).any(axis=1)]
-    assert set(ill.dicom_id) <= set(c.rois.image_id) and c.items.split[c.items.image_id.isin(c.rois.image_id)].value_counts()['train'] > 3
+    assert set(ill.dicom_id) <= set(c.rois.image_id)
+    assert c.items.split[c.items.image_id.isin(c.rois.image_id)].value_counts()['train'] > 3
 
 
 def test_labels_are_what_the_report_says_but_for_the_noise(clean):
     t = truth(clean).set_index('study_id')
     raw = read_labels(clean/'mimic-cxr-2.0.0-chexpert.csv.gz', FINDINGS).loc[t.index]
     for f in FINDINGS:
-        assert ((raw[f] == 1) | (raw[f] == -1)).eq(t[f] == 1).all()                     # the hard label of the case, noise and all
+        # the hard label of the case, noise and all
+        assert ((raw[f] == 1) | (raw[f] == -1)).eq(t[f] == 1).all()
         assert (t[f'severity {f}'][raw[f] == -1] > 0).all()
     bold = read_labels(clean/'mimic-cxr-2.0.0-negbio.csv.gz', FINDINGS)
-    assert (bold == -1).sum().sum() < (raw == -1).sum().sum() and set(pd.read_csv(clean/'mimic-cxr-2.0.0-chexpert.csv.gz').columns[2:]) == set(CHEXPERT)
+    assert (bold == -1).sum().sum() < (raw == -1).sum().sum()
+    assert set(pd.read_csv(clean/'mimic-cxr-2.0.0-chexpert.csv.gz').columns[2:]) == set(CHEXPERT)
     hand = mimic_cohort(clean, FINDINGS, test_labels='radiologist').split('test').y()
-    np.testing.assert_array_equal(hand, (t.set_index('dicom_id').loc[hand.index, [f'severity {f}' for f in FINDINGS]] > 0).astype(float))
+    np.testing.assert_array_equal(hand,
+                                  (t.set_index('dicom_id').loc[hand.index,
+                                                               [f'severity {f}' for f in FINDINGS]] > 0).astype(float))
 
 
 def test_reports_are_about_somebody_else_when_useless(tmp_path):
     path = phantom_mimic(tmp_path/'p', n=60, seed=4, informative=0., dirt=False)
     t = truth(path)
     assert (t.about != t.image_id).all()
-    cases = t.assign(**{f'severity {f}': t[f'severity {f}'].astype(float) for f in FINDINGS}).set_index('image_id', drop=False)
+    cases = t.assign(**{f'severity {f}': t[f'severity {f}'].astype(float) for f in FINDINGS}).set_index('image_id',
+        drop=False)
     for c in cases.to_dict('records')[:20]:
         text = (path/f"files/p{c['subject_id'][:2]}/p{c['subject_id']}/s{c['study_id']}.txt").read_text()
         assert text == case_report(cases.loc[c['about']].to_dict(), 4)
@@ -123,7 +138,8 @@ def test_a_teacher_learns_from_masked_reports(tmp_path):
 def test_other_ways_to_load_it(dirty):
     n = len(load(dirty))
     every = load(dirty, views=None)
-    more = every.repair_counts()['study without labels'] - planted(dirty)['study without labels']            # laterals of such studies
+    # laterals of such studies
+    more = every.repair_counts()['study without labels'] - planted(dirty)['study without labels']
     assert len(every) + more == n + planted(dirty)['view not asked for'] + planted(dirty)['view unknown']
     assert every.items.groupby('study_id').report.nunique().max() == 1
     assert len(load(dirty, unlabelled='keep')) == n + planted(dirty)['study without labels']
@@ -142,7 +158,9 @@ def test_same_seed_same_bytes(dirty, clean, tmp_path):
     assert content(again) == content(clean)
     assert content(phantom_mimic(tmp_path/'other', n=60, seed=4, dirt=False)) != content(clean)
     names = [f for f in content(clean) if f.startswith('files')]
-    assert len(names) == len(set(names)) and gzip.decompress((clean/'cxr-record-list.csv.gz').read_bytes()).startswith(b'subject_id,study_id,dicom_id,path')
+    assert len(names) == len(set(names))
+    listed = gzip.decompress((clean/'cxr-record-list.csv.gz').read_bytes())
+    assert listed.startswith(b'subject_id,study_id,dicom_id,path')
 
 
 def test_a_finished_phantom_is_left_alone_and_an_unfinished_one_completed(tmp_path):
@@ -161,12 +179,16 @@ def test_a_finished_phantom_is_left_alone_and_an_unfinished_one_completed(tmp_pa
 def test_other_peoples_folders_are_safe(tmp_path, clean):
     (tmp_path/'mine.txt').write_text('mine')
     with pytest.raises(FileExistsError, match='not empty'): phantom_mimic(tmp_path, n=60)
-    for kwargs in (dict(seed=4, dirt=False), dict(seed=3, dirt=True), dict(seed=3, dirt=False, release='jpg'), dict(seed=3, dirt=False, shortcut=.5)):
+    for kwargs in (dict(seed=4, dirt=False), dict(seed=3, dirt=True), dict(seed=3, dirt=False, release='jpg'),
+                   dict(seed=3, dirt=False, shortcut=.5)):
         with pytest.raises(FileExistsError, match='another phantom'): phantom_mimic(clean, n=60, **kwargs)
     assert [f.name for f in tmp_path.iterdir()] == ['mine.txt']
 
 
-@pytest.mark.parametrize('kwargs,text', [(dict(release='png'), 'release'), (dict(lateral=2), 'lateral'), (dict(n=5), 'n must be'), (dict(n=30), 'too few for dirt'), (dict(n=200, prevalence=.01), 'too few for dirt'), (dict(informative=2), 'informative')])
+@pytest.mark.parametrize('kwargs,text', [(dict(release='png'), 'release'), (dict(lateral=2), 'lateral'),
+                                         (dict(n=5), 'n must be'), (dict(n=30), 'too few for dirt'),
+                                         (dict(n=200, prevalence=.01), 'too few for dirt'),
+                                         (dict(informative=2), 'informative')])
 def test_bad_knobs(tmp_path, kwargs, text):
     with pytest.raises(ValueError, match=text): phantom_mimic(tmp_path/'p', **kwargs)
     assert not (tmp_path/'p').exists()                                                  # nothing is begun
@@ -175,7 +197,9 @@ def test_bad_knobs(tmp_path, kwargs, text):
 @pytest.mark.parametrize('n', [60, 100, 333])
 def test_names_are_like_mimics(n):
     t = name_cases(phantom_cases(n, seed=n), n)
-    assert t.subject_id.str.fullmatch(r'1\d{7}').all() and t.study_id.str.fullmatch(r'5\d{7}').all() and t.study_id.is_unique
+    assert t.subject_id.str.fullmatch(r'1\d{7}').all()
+    assert t.study_id.str.fullmatch(r'5\d{7}').all()
+    assert t.study_id.is_unique
     assert t.groupby('patient_id').subject_id.nunique().max() == t.groupby('subject_id').patient_id.nunique().max() == 1
     ids = [*t.dicom_id, *t.lateral_id[t.lateral_id != '']]
     assert all(re.fullmatch(r'([0-9a-f]{8}-){4}[0-9a-f]{8}', i) for i in ids) and len(set(ids)) == len(ids)
@@ -192,17 +216,24 @@ def test_no_dirt_hides_another():
 @pytest.mark.parametrize('style', STYLES)
 def test_styles_of_reports(style):
     ill = {f: (.9, 'left') for f in FINDINGS}
-    text = mimic_report(write_report(np.random.default_rng(0), ill), style, lateral=True)
-    assert all(line.startswith(' ') for line in text.splitlines()) and max(map(len, text.splitlines())) < 90 and 'CHEST (PA AND LAT)' in text and '___' in text
+    text = mimic_report(radiology_report(np.random.default_rng(0), ill), style, lateral=True)
+    assert all(line.startswith(' ') for line in text.splitlines())
+    assert max(map(len, text.splitlines())) < 90
+    assert 'CHEST (PA AND LAT)' in text
+    assert '___' in text
     s = sections(text)
-    assert ('impression' in s, 'findings' in s, 'last paragraph' in s) == dict(both=(1, 1, 0), impression=(1, 0, 0), findings=(0, 1, 0), neither=(0, 0, 1))[style]
+    assert ('impression' in s, 'findings' in s, 'last paragraph' in s) == dict(both=(1, 1, 0), impression=(1, 0, 0),
+        findings=(0, 1, 0), neither=(0, 0, 1))[style]
     assert all(text_labels(report_text(text)).get(f) in (1, -1) for f in FINDINGS)
 
 
 @pytest.mark.parametrize('text,want', [
-    ('No pleural effusion or pneumothorax.', {'Pleural Effusion': 0, 'Pneumothorax': 0}), ('The heart size is normal.', {'Cardiomegaly': 0}), ('The cardiac silhouette is within normal limits.', {'Cardiomegaly': 0}),
-    ('Mild cardiomegaly cannot be excluded.', {'Cardiomegaly': -1}), ('Findings suggest small left pneumothorax. Moderate left pneumothorax.', {'Pneumothorax': 1}),
-    ('No definite airspace opacity.', {'Lung Opacity': 0}), ('Healed rib fracture. No acute cardiopulmonary process.', {}), ('', {})])
+    ('No pleural effusion or pneumothorax.', {'Pleural Effusion': 0, 'Pneumothorax': 0}), ('The heart size is normal.',
+        {'Cardiomegaly': 0}), ('The cardiac silhouette is within normal limits.', {'Cardiomegaly': 0}),
+    ('Mild cardiomegaly cannot be excluded.', {'Cardiomegaly': -1}),
+    ('Findings suggest small left pneumothorax. Moderate left pneumothorax.', {'Pneumothorax': 1}),
+    ('No definite airspace opacity.', {'Lung Opacity': 0}), ('Healed rib fracture. No acute cardiopulmonary process.',
+                                                             {}), ('', {})])
 def test_the_small_labeller(text, want): assert text_labels(text) == want
 
 
@@ -210,7 +241,8 @@ def test_labels_of_the_truth_without_noise():
     cases = name_cases(phantom_cases(200, seed=2, label_noise=0.), 2)
     y = label_table(cases, [report_text(case_report(c, 2)) for c in cases.to_dict('records')])
     ill = cases[[f'severity {f}' for f in FINDINGS]].to_numpy() > 0
-    assert (y[FINDINGS].isin([1, -1]).to_numpy() == ill).all() and ((y['No Finding'] == 1).to_numpy() == ~(ill.any(axis=1) | (y['Lung Opacity'].abs() == 1).to_numpy())).all()
+    assert (y[FINDINGS].isin([1, -1]).to_numpy() == ill).all()
+    assert ((y['No Finding'] == 1).to_numpy() == ~(ill.any(axis=1) | (y['Lung Opacity'].abs() == 1).to_numpy())).all()
     assert .1 < (y[FINDINGS] == -1).to_numpy()[ill].mean() < .4
 
 
@@ -222,7 +254,10 @@ def test_laterals(size):
 
 def test_jpg_release(tmp_path):
     path = phantom_mimic(tmp_path/'p', n=60, seed=3, release='jpg')
-    assert not list(path.rglob('*.dcm')) and not (path/'cxr-record-list.csv.gz').exists() and not list((path/'files').rglob('*.txt'))
+    assert not list(path.rglob('*.dcm'))
+    assert not (path/'cxr-record-list.csv.gz').exists()
+    assert not list((path/'files').rglob('*.txt'))
     f = next(path.rglob('*.jpg'))
     with Image.open(f) as im: assert im.mode == 'L' and 90 <= im.size[0] < 120
-    assert set(ms_cxr(path/'ms-cxr/MS_CXR_Local_Alignment_v1.1.0.csv').name) >= set(FINDINGS) and len(coco_boxes(path/'ms-cxr/MS_CXR_Local_Alignment_v1.1.0.json'))
+    assert set(ms_cxr(path/'ms-cxr/MS_CXR_Local_Alignment_v1.1.0.csv').name) >= set(FINDINGS)
+    assert len(coco_boxes(path/'ms-cxr/MS_CXR_Local_Alignment_v1.1.0.json'))
