@@ -7,13 +7,13 @@ Docs: https://mmpkd.github.io/mmpkd/convention.html.md"""
 # %% auto #0
 __all__ = ['CONVENTIONS', 'MapSpec', 'Convention']
 
-# %% ../nbs/21_convention.ipynb #84028c09
+# %% ../nbs/21_convention.ipynb #7f8ba090
 import hashlib, json
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-# %% ../nbs/21_convention.ipynb #2729274c
+# %% ../nbs/21_convention.ipynb #2fa74f4f
 METHODS = ('attention', 'rollout', 'gradient', 'gradcam')
 
 ARTEFACTS = ('keep', 'mask', 'clip')
@@ -33,9 +33,30 @@ def _whole(x): return isinstance(x, (int, np.integer)) and not isinstance(x, boo
 def _keep(c, **values): # The values that a frozen object keeps for those it was given
     for field, value in values.items(): object.__setattr__(c, field, value)
 
-# %% ../nbs/21_convention.ipynb #f1e5d01f
+# %% ../nbs/21_convention.ipynb #0abb2f9e
+class _Fields:
+    "A frozen dataclass that prints what differs from its defaults"
+    def to_dict(self) -> dict: # Ready for JSON
+        "All fields by name"
+        return asdict(self)
+
+    def _usual(self): return type(self)().to_dict()
+
+    def _unusual(self): # The fields that differ from the default
+        usual = self._usual()
+        return {k: v for k, v in self.to_dict().items() if v != usual[k]}
+
+    def __repr__(self):
+        given = [f'{k}={v!r}' for k, v in self._unusual().items()]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def __str__(self):
+        words = [f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k, v in self._unusual().items()]
+        return ', '.join(words) or 'default'
+
+# %% ../nbs/21_convention.ipynb #ab092421
 @dataclass(frozen=True, repr=False)
-class MapSpec:
+class MapSpec(_Fields):
     "How a map is read from a network"
     method:str = 'attention' # What the map is: 'attention', 'rollout', 'gradient' or 'gradcam'
     layer:int = -1 # Which block of the network; negative ones count from the end
@@ -60,25 +81,7 @@ class MapSpec:
         "The fields of a `MapSpec` by name"
         return dict(method=self.method, layer=self.layer, heads=self.heads, artefacts=self.artefacts)
 
-    def to_dict(self) -> dict: # Ready for JSON
-        "All fields by name"
-        return asdict(self)
-
-    def _usual(self): return type(self)().to_dict()
-
-    def _unusual(self): # The fields that differ from the default
-        usual = self._usual()
-        return {k: v for k, v in self.to_dict().items() if v != usual[k]}
-
-    def __repr__(self):
-        given = [f'{k}={v!r}' for k, v in self._unusual().items()]
-        return f"{type(self).__name__}({', '.join(given)})"
-
-    def __str__(self):
-        words = [f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k, v in self._unusual().items()]
-        return ', '.join(words) or 'default'
-
-# %% ../nbs/21_convention.ipynb #76990070
+# %% ../nbs/21_convention.ipynb #a2576aa1
 def as_map_spec(
     spec=None, # A `MapSpec`, a `Convention`, the name of a method, or a dict of fields; None for the default
     **fields # Fields of `MapSpec` that replace those of `spec`
@@ -91,7 +94,7 @@ def as_map_spec(
         raise ValueError(f'spec must be a MapSpec, a Convention or the name of a method, not {spec!r}')
     return replace(spec.map_spec, **fields)
 
-# %% ../nbs/21_convention.ipynb #077a86d8
+# %% ../nbs/21_convention.ipynb #1f63af64
 _TAU = dict(max=.5, mass=.5, mean=None, otsu=None, tuned=None) | {'raw-max': .5} # What the rule has if it is given none
 
 def _checked_area(share): # The smallest box that counts
@@ -116,7 +119,7 @@ def _cut_in_words(rule, tau):
              'mass': f'around the hottest pixels that hold {share} of the heat'}
     return words[rule]
 
-# %% ../nbs/21_convention.ipynb #6a687895
+# %% ../nbs/21_convention.ipynb #14643468
 @dataclass(frozen=True, repr=False)
 class Convention(MapSpec):
     "How a map is read from a network, and turned into scores"

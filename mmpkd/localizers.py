@@ -73,7 +73,7 @@ def _check_kind(kind, cohort, pixels, image_ids):
     if kind == 'body' and (pixels is None or image_ids is None):
         raise ValueError("'body' looks at the images: it needs pixels and image_ids")
 
-# %% ../nbs/33_localizers.ipynb #bb8af91f
+# %% ../nbs/33_localizers.ipynb #daf88817
 def trivial_maps(
     kind:str, # A key of `TRIVIAL`
     geometries:list, # (N,) `Geometry` of each image
@@ -174,7 +174,7 @@ def _groups(localizer, conventions): # By `classes`, lists of conventions that r
         groups.setdefault(c.classes, {}).setdefault(spec, []).append(c)
     return {classes: [*alike.values()] for classes, alike in groups.items()}
 
-# %% ../nbs/33_localizers.ipynb #a5168a91
+# %% ../nbs/33_localizers.ipynb #860dd26a
 def score_localizer(
     localizer:Localizer, # What makes the maps
     cohort:Cohort, # Validation and test split, with regions of interest

@@ -8,14 +8,15 @@ from typer.testing import CliRunner
 from mmpkd.attention import AttentionMaps, attention_maps
 from mmpkd.cli import app
 from mmpkd.cohort import Cohort
+from mmpkd.convention import Convention
 from mmpkd.ensemble import (SCALES, ensemble_intervals, ensemble_localizer, ensemble_predictions, ensemble_runs,
-                            ensemble_scores,
-                            ensemble_table, half_agreement, has_ensembles, mean_maps, of_other_images, on_one_scale, show_ensemble)
+                            ensemble_scores, ensemble_table, half_agreement, has_ensembles, mean_maps, of_other_images,
+                            on_one_scale, show_ensemble)
 from mmpkd.experiment import Run, make_config, run_experiment, write_table
 from mmpkd.images import Geometry, cache_pixels
-from mmpkd.localization import Convention, score_maps, tune_tau
 from mmpkd.localizers import Localizer, score_localizer
 from mmpkd.report import table1, table_note, write_report
+from mmpkd.scoring import score_maps, tune_tau
 from mmpkd.student import Student
 from mmpkd.teachers import macro_auroc
 

@@ -1,14 +1,17 @@
-"mmpkd.localizers: scores are those of the maps, thresholds come from validation images, and what learned nothing has not looked at test images"
+"mmpkd.localizers: scores are those of the maps, and thresholds come from validation images"
 import numpy as np, pandas as pd, pytest
 import torch
 from conftest import TINY, altered, boxed
 from PIL import Image
 
 from mmpkd.attention import attention_maps
+from mmpkd.convention import CONVENTIONS, Convention
 from mmpkd.experiment import make_config, run_experiment
 from mmpkd.images import Geometry, Pixels, cache_pixels
-from mmpkd.localization import CONVENTIONS, GRID, Convention, fill_boxes, score_maps, truth_of, tune_tau
-from mmpkd.localizers import CEILING, LOCALIZERS, TRIVIAL, Localizer, mean_roi, score_localizer, student_localizer, trivial_localizers, trivial_maps
+from mmpkd.localization import fill_boxes
+from mmpkd.localizers import (CEILING, LOCALIZERS, TRIVIAL, Localizer, mean_roi, score_localizer, student_localizer,
+                              trivial_localizers, trivial_maps)
+from mmpkd.scoring import GRID, score_maps, truth_of, tune_tau
 from mmpkd.student import Student
 
 SMALL = dict(weights='none', arch_kwargs=TINY['arch_kwargs'])
@@ -94,7 +97,7 @@ def test_body_is_what_is_bright(tmp_path):
     np.testing.assert_allclose(maps, [want]*2, atol=1e-6)
 
 def test_centre_bias_is_taken_out():
-    "Lesions around the middle, images of many shapes: a centred Gaussian looks good until it is held against other lesions"
+    "Lesions around the middle, images of many shapes: a centred Gaussian scores well until it meets other lesions"
     rng = np.random.default_rng(0)
     shapes = [tuple(map(int, rng.integers(40, 90, 2))) for _ in range(80)]
     rois = []
@@ -131,7 +134,7 @@ def test_maps_are_made_once(student, pixels, phantom):
     assert sorted(asked) == [('test', -1), ('valid', -1)]
 
 def test_one_pass_for_all_that_need_no_gradient(student, pixels, phantom):
-    "With all conventions: one pass to tune, one for attention and rollout, one each for the two methods with gradients, in batches of 64 and 16"
+    "With all conventions: one pass to tune, one for attention and rollout, one in smaller batches with gradients"
     def batches(split, size): return -(-len(phantom.split(split))//size)
     passes = []
     hook = student.model.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
@@ -206,12 +209,13 @@ def test_all_of_them(localizers, phantom, pixels):
     assert all(l.trivial == (k if k in TRIVIAL | CEILING else None) for k, l in localizers.items())
     for k, l in localizers.items():
         m = l.look('test', None, **Convention().maps_args())
-        assert m.image_ids == phantom.split('test').items.image_id.tolist() and m.maps.shape == (len(m.image_ids), 4, 4) and np.isfinite(m.maps).all(), k
+        assert m.image_ids == phantom.split('test').items.image_id.tolist(), k
+        assert m.maps.shape == (len(m.image_ids), 4, 4) and np.isfinite(m.maps).all(), k
     whole = score_localizer(localizers['whole'], phantom, [Convention()])[Convention()]
     assert (whole.n_boxes == 1).all() and (whole.pixel_auroc == .5).all() and (whole.iou > 0).all()
 
 def test_the_perfect_box_is_that_of_the_lesion(localizers, phantom):
-    "Its IoU is 1; its FPR what the box has outside the outline, and nothing of a filled box. No rule and no tau is asked"
+    "Its IoU is 1; its FPR is the part outside the outline, and 0 for filled boxes; rule and tau do nothing"
     outline, filled = Convention(rule='tuned', min_area=.9), Convention(truth='box')
     scored, test = score_localizer(localizers['perfect'], phantom, [outline, filled]), phantom.split('test')
     m = localizers['centre'].look('test', None)
@@ -250,8 +254,8 @@ def test_untrained_is_the_same_each_time(phantom, pixels, localizers):
     again = trivial_localizers(phantom, pixels, **SMALL)
     assert torch.equal(torch.rand(3), first)
     how = Convention().maps_args()
-    maps = [l['untrained'].look('test', None, **how).maps for l in (localizers, again,
-                                                                    trivial_localizers(phantom, pixels, **SMALL, seed=1))]
+    other = trivial_localizers(phantom, pixels, **SMALL, seed=1)
+    maps = [l['untrained'].look('test', None, **how).maps for l in (localizers, again, other)]
     assert np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[0], maps[2])
 
 def test_a_checkpoint_stands_beside_the_untrained(phantom, pixels, tiny_run, student):
