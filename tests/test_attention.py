@@ -1,19 +1,19 @@
-"Corner cases of mmpkd.attention: twins of each method, models that are not plain, state left behind, artefacts on real images, and maps on disk"
+"Corner cases of mmpkd.attention: twins of each method, models that are not plain, artefacts, and maps on disk"
 import gc, inspect
-from itertools import combinations
 
 import numpy as np, pandas as pd, pytest, timm, torch
 from conftest import TINY
 from fastai.torch_core import set_seed
 from hypothesis import given, settings, strategies as st
-from matplotlib import pyplot as plt
-from scipy.stats import spearmanr
 
-from mmpkd.attention import (ARTEFACTS, METHODS, AttentionMaps, Seen, _cascade, _stages, agreement, attention, attention_maps, chance_overlap, check_maps, cls_attention, gradcam,
-                             gradient_relevance, head_rows, mend, outlier_tokens, patch_maps, randomisation_check, rank_correlation, rollout, several_maps, show_randomisation, shown_patches, token_norms)
+from mmpkd.attention import (ARTEFACTS, METHODS, AttentionMaps, Seen, attention, attention_maps, check_maps,
+                             cls_attention, gradcam, gradient_relevance, head_rows, maps_by_method, outlier_tokens,
+                             patch_maps, replace_outliers, rollout, token_norms)
 from mmpkd.busbra import busbra_cohort
 from mmpkd.images import Geometry, cache_pixels
+from mmpkd.convention import Convention, MapSpec
 from mmpkd.localization import heat_of
+from mmpkd.sanity_checks import randomisation_check
 from mmpkd.student import Student, create_student, train_student
 
 QUICK = dict(epochs=2, device='cpu') | {k: TINY[k] for k in ('weights', 'arch_kwargs', 'lr', 'bs')}
@@ -31,7 +31,8 @@ def real_attention(model, x, layer):
 def small(size=32, **kwargs):
     torch.manual_seed(0)
     model = create_student(2, size=size, **dict(weights='none', patch_size=8, embed_dim=48, depth=2) | kwargs)
-    for p in model.parameters(): torch.nn.init.normal_(p, std=.2)           # untrained attention is too even to tell one map from another
+    # untrained attention is too even to tell one map from another
+    for p in model.parameters(): torch.nn.init.normal_(p, std=.2)
     return model
 
 def images(n, size=32): return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(n))
@@ -40,7 +41,8 @@ def images(n, size=32): return torch.randn(n, 3, size, size, generator=torch.Gen
 # The twin
 
 @pytest.fixture(scope='module')
-def pretrained(shared_data): return lambda size: create_student(2, size, str(shared_data/'vit_tiny'/'vit_tiny_patch16_224.pth'))
+def pretrained(shared_data):
+    return lambda size: create_student(2, size, str(shared_data/'vit_tiny'/'vit_tiny_patch16_224.pth'))
 
 @pytest.mark.parametrize('bs,size', [(1, 224), (16, 96)])
 def test_every_layer_of_the_real_model(pretrained, bs, size):
@@ -52,14 +54,16 @@ def test_every_layer_of_the_real_model(pretrained, bs, size):
         assert torch.equal(a, attention(model, x, layer - 12))
     assert all((a - b).abs().max() > .01 for a, b in zip(maps, maps[1:]))   # each layer is another
 
-@pytest.mark.parametrize('kwargs', [dict(qk_norm=True), dict(reg_tokens=4), dict(qkv_bias=False), dict(num_heads=1), dict(no_embed_class=True)], ids=lambda k: next(iter(k)))
+@pytest.mark.parametrize('kwargs', [dict(qk_norm=True), dict(reg_tokens=4), dict(qkv_bias=False), dict(num_heads=1),
+                                    dict(no_embed_class=True)], ids=lambda k: next(iter(k)))
 def test_other_plain_transformers(kwargs):
     model, x = small(**kwargs), images(3)
     for layer in (0, 1):
         real = real_attention(model, x, layer)
         assert (attention(model, x, layer) - real).abs().max() < 1e-6
         first = 1 + kwargs.get('reg_tokens', 0)
-        np.testing.assert_allclose(cls_attention(model, x, layer), real[:, :, 0, first:].mean(1).reshape(3, 4, 4), atol=1e-6)
+        np.testing.assert_allclose(cls_attention(model, x, layer), real[:, :, 0, first:].mean(1).reshape(3, 4, 4),
+                                   atol=1e-6)
 
 def test_normalised_queries_matter():
     model = small(qk_norm=True)
@@ -74,9 +78,12 @@ def test_layers_that_are_not_there(layer):
 
 # Each method against a forward pass written out
 
-KINDS = dict(plain={}, registers=dict(reg_tokens=4), pooled=dict(class_token=False, global_pool='avg'), pooled_with_class=dict(global_pool='avg'), pooled_with_registers=dict(class_token=False, global_pool='avg', reg_tokens=4),
+KINDS = dict(plain={}, registers=dict(reg_tokens=4), pooled=dict(class_token=False, global_pool='avg'),
+             pooled_with_class=dict(global_pool='avg'), pooled_with_registers=dict(class_token=False, global_pool='avg',
+                                                                                   reg_tokens=4),
              pooled_with_prefix=dict(global_pool='avg', reg_tokens=2, pool_include_prefix=True),
-             distilled=dict(arch='deit_tiny_distilled_patch16_224'), normalised_queries=dict(qk_norm=True), layer_scale=dict(init_values=.5), pre_norm=dict(pre_norm=True), one_head=dict(num_heads=1))
+             distilled=dict(arch='deit_tiny_distilled_patch16_224'), normalised_queries=dict(qk_norm=True),
+             layer_scale=dict(init_values=.5), pre_norm=dict(pre_norm=True), one_head=dict(num_heads=1))
 each_kind = pytest.mark.parametrize('kind', KINDS)
 
 def kind_of(kind): return small(**KINDS[kind])
@@ -101,9 +108,12 @@ def read(kind, model, R): # (B, N, N) -> (B, 4, 4)
     rows = {'distilled': R[:, :2], 'pooled_with_prefix': R}.get(kind, R[:, :1] if reads_class(kind) else R[:, p:])
     return rows[..., p:].mean(1).reshape(-1, 4, 4)
 
-def fused(A, heads): return {'mean': A.mean(1), 'max': A.max(1).values}[heads] if isinstance(heads, str) else A[:, heads]
+def fused(A, heads):
+    return {'mean': A.mean(1), 'max': A.max(1).values}[heads] if isinstance(heads, str) else A[:, heads]
 
-def close(a, b, tol=1e-5): np.testing.assert_allclose(np.asarray(a.detach()), np.asarray(b.detach()), rtol=tol, atol=tol*b.detach().abs().max().item())
+def close(a, b, tol=1e-5):
+    np.testing.assert_allclose(np.asarray(a.detach()), np.asarray(b.detach()), rtol=tol,
+                               atol=tol*b.detach().abs().max().item())
 
 @each_kind
 def test_attention_is_the_models_own(kind):
@@ -150,11 +160,12 @@ def test_gradcam_is_selvarajus(kind, target):
     grads = torch.autograd.grad(sum(z[i, c[i]] for i in range(3)), ts)
     for layer in (0, -1):
         t, g = (v[layer][:, model.num_prefix_tokens:] for v in (ts, grads))
-        close(gradcam(model, x, layer, target), torch.relu((g.mean(1, keepdim=True)*t).sum(-1)).reshape(3, 4, 4), tol=1e-4)
+        close(gradcam(model, x, layer, target), torch.relu((g.mean(1, keepdim=True)*t).sum(-1)).reshape(3, 4, 4),
+              tol=1e-4)
 
 @each_kind
 def test_the_head_reads_the_mean_of_these_tokens(kind):
-    "Logits are linear in the tokens, but for a norm after pooling; so the tokens whose gradient is not zero are those that the map reads"
+    "The tokens whose gradient is not zero: logits are linear in the tokens, but for a norm after pooling"
     model = kind_of(kind).eval()
     tokens = torch.randn(1, 16 + model.num_prefix_tokens, 48, requires_grad=True)
     g, = torch.autograd.grad(model.forward_head(tokens)[0, 0], tokens)
@@ -181,10 +192,12 @@ def test_a_batch_is_its_images_one_by_one(kind, method, artefacts):
     model, x = kind_of(kind), images(7)
     longer = torch.ones(16 + model.num_prefix_tokens, 1)
     longer[-3] = 60.
-    model.blocks[0].register_forward_hook(lambda module, args, out: out*longer)       # one outlier, so that there is something to mend
+    # one outlier, so that there is something to replace
+    model.blocks[0].register_forward_hook(lambda module, args, out: out*longer)
     assert outlier_tokens(model, x).sum(dim=(1, 2)).tolist() == [1]*7
     batch = patch_maps(model, x, method, artefacts=artefacts)
-    assert batch.shape == (7, 4, 4) and batch.dtype == torch.float32 and not batch.requires_grad and batch.isfinite().all()
+    assert batch.shape == (7, 4, 4) and batch.dtype == torch.float32
+    assert not batch.requires_grad and batch.isfinite().all()
     close(batch, torch.cat([patch_maps(model, x[i:i+1], method, artefacts=artefacts) for i in range(7)]))
     close(batch.flip(0), patch_maps(model, x.flip(0), method, artefacts=artefacts))
 
@@ -196,11 +209,13 @@ def test_one_pass_gives_what_many_give(kind, method, artefacts):
     model, x = kind_of(kind), images(3)
     model.train()
     seen = Seen(model, x)
-    assert model.training and not any(m._forward_pre_hooks for m in model.modules()) and not any(t.requires_grad for t in (*seen.blocks, *seen.attn))
+    assert model.training and not any(m._forward_pre_hooks for m in model.modules())
+    assert not any(t.requires_grad for t in (*seen.blocks, *seen.attn))
     for layer in range(len(model.blocks)):
         how = dict(method=method, layer=layer, artefacts=artefacts)
         assert torch.equal(patch_maps(model, seen, **how), patch_maps(model, x, **how))
-        assert torch.equal(attention(model, seen, layer), attention(model, x, layer)) and torch.equal(token_norms(model, seen, layer), token_norms(model, x, layer))
+        assert torch.equal(attention(model, seen, layer), attention(model, x, layer))
+        assert torch.equal(token_norms(model, seen, layer), token_norms(model, x, layer))
 
 def test_seen_needs_blocks():
     with pytest.raises(ValueError, match='has no blocks'): Seen(timm.create_model('resnet10t'), images(1))
@@ -220,14 +235,17 @@ def test_the_default_is_what_it_always_was(pretrained):
 
 def test_arguments_that_do_not_fit():
     model = small()
-    wrong = dict(method=('attn', None, 3, ['attention']), layer=(2, -3, 0.5, 'last', None, True), heads=(3, -1, 'median', None, 1.5, True), artefacts=('drop', None), target=('c', 0, ['a']))
+    wrong = dict(method=('attn', None, 3, ['attention']), layer=(2, -3, 0.5, 'last', None, True),
+                 heads=(3, -1, 'median', None, 1.5, True), artefacts=('drop', None), target=('c', 0, ['a']))
     for name, values in wrong.items():
         for value in values:
-            with pytest.raises(ValueError, match=f'^{name} must be'): check_maps(model, 32, **{name: value}, labels=['a', 'b'])
+            with pytest.raises(ValueError, match=f'^{name} must be'):
+                check_maps(model, 32, **{name: value}, labels=['a', 'b'])
     for how in (dict(layer=5), dict(heads=7)):
         for f in (cls_attention, rollout, gradient_relevance):
             with pytest.raises(ValueError, match='^(layer|heads) must be'): f(model, images(1), **how)
-    with pytest.raises(ValueError, match='^target must be'): check_maps(model, 32, target='a')            # no labels, no target
+    # no labels, no target
+    with pytest.raises(ValueError, match='^target must be'): check_maps(model, 32, target='a')
 
 @each_kind
 def test_what_fits(kind):
@@ -235,34 +253,48 @@ def test_what_fits(kind):
     for method in METHODS:
         for artefacts in ARTEFACTS:
             for layer in (-2, 1):
-                for heads in ('mean', 'max', 0): assert check_maps(model, 32, method, layer, heads, artefacts, 'b', ['a', 'b']) is None
+                for heads in ('mean', 'max', 0):
+                    spec = MapSpec(method, layer, heads, artefacts)
+                    assert check_maps(model, 32, spec, 'b', ['a', 'b']) is None
 
-@pytest.mark.parametrize('make', [lambda: torch.nn.Conv2d(3, 3, 1), lambda: timm.create_model('resnet10t'), lambda: timm.create_model('swin_tiny_patch4_window7_224', embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
-                                  lambda: timm.create_model('beit_base_patch16_224', img_size=32, embed_dim=24, depth=1, num_heads=2), lambda: small(depth=0)], ids=['layer', 'convolution', 'swin', 'beit', 'no blocks'])
+NOT_PLAIN = dict(
+    layer=lambda: torch.nn.Conv2d(3, 3, 1), convolution=lambda: timm.create_model('resnet10t'),
+    swin=lambda: timm.create_model('swin_tiny_patch4_window7_224', embed_dim=12, depths=(1, 1, 1, 1),
+                                   num_heads=(1, 1, 1, 1)),
+    beit=lambda: timm.create_model('beit_base_patch16_224', img_size=32, embed_dim=24, depth=1, num_heads=2),
+    no_blocks=lambda: small(depth=0))
+
+@pytest.mark.parametrize('make', NOT_PLAIN.values(), ids=NOT_PLAIN)
 @pytest.mark.parametrize('method', METHODS)
 def test_models_that_are_not_plain(make, method):
-    with pytest.raises(ValueError, match='has no blocks with the attention of a plain vision transformer'): check_maps(make(), 32, method)
+    with pytest.raises(ValueError, match='has no blocks with the attention of a plain vision transformer'):
+        check_maps(make(), 32, method)
 
 @pytest.mark.parametrize('method', METHODS)
 def test_a_wrong_size_is_named(method):
     with pytest.raises(ValueError, match='size 40'): check_maps(small(), 40, method)
 
-@pytest.mark.parametrize('kwargs', [dict(global_pool='map'), dict(global_pool='max'), dict(global_pool='avgmax'), dict(global_pool='', fc_norm=False)], ids=lambda k: k['global_pool'] or 'none')
+@pytest.mark.parametrize('kwargs', [dict(global_pool='map'), dict(global_pool='max'), dict(global_pool='avgmax'),
+                                    dict(global_pool='', fc_norm=False)], ids=lambda k: k['global_pool'] or 'none')
 @pytest.mark.parametrize('method', METHODS)
 def test_heads_that_read_something_else(kwargs, method):
     "No rows of the attention say what a maximum, or an attention of its own, takes from the patches"
     model = small(class_token=False, **kwargs)
-    with pytest.raises(ValueError, match=f"^global_pool must be 'token' or 'avg', .* not '{kwargs['global_pool']}'"): check_maps(model, 32, method)
+    with pytest.raises(ValueError, match=f"^global_pool must be 'token' or 'avg', .* not '{kwargs['global_pool']}'"):
+        check_maps(model, 32, method)
     with pytest.raises(ValueError, match='^global_pool must be'): patch_maps(model, images(1), method)
 
 
 # The model is left as it was
 
-def hooks(model): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
 
 def state(model):
-    return dict(hooks=hooks(model), training=[m.training for m in model.modules()], fused=[b.attn.fused_attn for b in model.blocks],
-                asks=[p.requires_grad for p in model.parameters()], grads=[p.grad for p in model.parameters()], n=[v._version for v in model.parameters()])
+    return dict(hooks=hooks(model), training=[m.training for m in model.modules()],
+                fused=[b.attn.fused_attn for b in model.blocks],
+                asks=[p.requires_grad for p in model.parameters()], grads=[p.grad for p in model.parameters()],
+                n=[v._version for v in model.parameters()])
 
 @pytest.mark.parametrize('artefacts', ARTEFACTS)
 @pytest.mark.parametrize('method', METHODS)
@@ -273,9 +305,11 @@ def test_nothing_is_left_behind(method, artefacts):
     model.head.weight.requires_grad_(False)
     before, weights = state(model), {k: v.clone() for k, v in model.state_dict().items()}
     patch_maps(model, images(2), method, artefacts=artefacts)
-    with pytest.raises(AssertionError): patch_maps(model, images(2, size=40), method, artefacts=artefacts)         # not its size
+    # not its size
+    with pytest.raises(AssertionError): patch_maps(model, images(2, size=40), method, artefacts=artefacts)
     if method in ('gradient', 'gradcam'):
-        with pytest.raises(RuntimeError): patch_maps(model, images(2), method, target=9)                           # not its class, found after the forward pass
+        # not its class, found after the forward pass
+        with pytest.raises(RuntimeError): patch_maps(model, images(2), method, target=9)
     assert state(model) == before
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
 
@@ -283,7 +317,8 @@ def test_nothing_is_left_behind(method, artefacts):
 def test_any_mode_of_the_caller(method):
     model, x = small(), images(3)
     usual = patch_maps(model, x, method)
-    with torch.inference_mode(): assert torch.equal(patch_maps(model, x, method), usual) and torch.equal(patch_maps(model, x + 0, method), usual)
+    with torch.inference_mode():
+        assert torch.equal(patch_maps(model, x, method), usual) and torch.equal(patch_maps(model, x + 0, method), usual)
     with torch.no_grad(): assert torch.equal(patch_maps(model, x, method), usual)
     model.requires_grad_(False)                                              # frozen
     close(patch_maps(model, x, method), usual)
@@ -293,7 +328,8 @@ def test_any_mode_of_the_caller(method):
 @pytest.mark.parametrize('method', METHODS)
 def test_dropout_is_off(method):
     model = small(attn_drop_rate=.5, proj_drop_rate=.5, drop_path_rate=.5, drop_rate=.5).train()
-    torch.testing.assert_close(patch_maps(model, images(2), method), patch_maps(model, images(2), method), rtol=0, atol=0)
+    torch.testing.assert_close(patch_maps(model, images(2), method), patch_maps(model, images(2), method), rtol=0,
+                               atol=0)
     assert model.training
 
 @pytest.mark.parametrize('method', METHODS)
@@ -321,7 +357,8 @@ def test_rollout_keeps_one_matrix():
     alive = []
     for depth in (2, 8):
         model, most = small(depth=depth), [0]
-        def count(*_): most[0] = max(most[0], sum(type(o) is torch.Tensor and o.shape == (2, 17, 17) for o in gc.get_objects()))
+        def count(*_):
+            most[0] = max(most[0], sum(type(o) is torch.Tensor and o.shape == (2, 17, 17) for o in gc.get_objects()))
         handles = [b.mlp.register_forward_pre_hook(count) for b in model.blocks]
         rollout(model, images(2))
         alive.append(most[0])
@@ -354,25 +391,26 @@ def test_entering_a_block_is_leaving_the_one_before():
 
 @settings(max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
-def test_mended_maps(h, w, seed):
+def test_replaced_outliers(h, w, seed):
     rng = np.random.default_rng(seed)
-    heat, out = torch.tensor(rng.normal(size=(3, h, w)), dtype=torch.float32), torch.tensor(rng.random((3, h, w)) < rng.uniform(0, .9))
+    heat = torch.tensor(rng.normal(size=(3, h, w)), dtype=torch.float32)
+    out = torch.tensor(rng.random((3, h, w)) < rng.uniform(0, .9))
     out.view(3, -1)[:, rng.integers(h*w)] = False                            # at least one is ordinary
     before = heat.clone()
     for how in ('mask', 'clip'):
-        m = mend(heat, out, how)
+        m = replace_outliers(heat, out, how)
         assert torch.equal(heat, before) and torch.equal(m[~out], heat[~out])
         for a, b, o in zip(m, heat, out):
             top, bottom = b[~o].max(), b[~o].min()
             if how == 'clip': assert torch.equal(a[o], b[o].clamp(max=top))
             else: assert (a[o] <= top + 1e-5).all() and (a[o] >= bottom - 1e-5).all()      # neither peak nor hole
-        for i in range(3): close(m[i:i+1], mend(heat[i:i+1], out[i:i+1], how))
+        for i in range(3): close(m[i:i+1], replace_outliers(heat[i:i+1], out[i:i+1], how))
 
 def test_a_mended_lesion_has_no_hole():
     heat, out = torch.zeros(1, 7, 7), torch.zeros(1, 7, 7, dtype=torch.bool)
     heat[:, 1:6, 1:6], out[:, 2:5, 2:5] = 1., True
     heat[out] = 50.
-    assert torch.equal(mend(heat, out, 'mask')[0, 1:6, 1:6], torch.ones(5, 5))
+    assert torch.equal(replace_outliers(heat, out, 'mask')[0, 1:6, 1:6], torch.ones(5, 5))
 
 @pytest.fixture(scope='module')
 def looked_at(shared_data, pretrained, tmp_path_factory):
@@ -395,12 +433,14 @@ def test_artefacts_of_real_images_are_removed(looked_at):
     maps = {how: attention_maps(student, pixels, ids, artefacts=how).maps for how in ARTEFACTS}
     share = {how: owned(m) for how, m in maps.items()}
     assert share['keep'] > .9 and share['clip'] == 0 and share['mask'] < .1, share
-    assert max(peak(maps['mask']), peak(maps['clip'])) < .5*peak(maps['keep']), {how: peak(m) for how, m in maps.items()}
+    assert max(peak(maps['mask']), peak(maps['clip'])) < .5*peak(maps['keep']), {how: peak(m) for how,
+                                                                                 m in maps.items()}
 
 @pytest.mark.parametrize('method', METHODS)
 def test_real_images_one_by_one(looked_at, method):
     student, pixels, ids = looked_at
-    maps = [attention_maps(student, pixels, ids[:5], method, artefacts='mask', target='b', bs=bs).maps for bs in (None, 1, 3)]
+    maps = [attention_maps(student, pixels, ids[:5], method, artefacts='mask', target='b',
+                           bs=bs).maps for bs in (None, 1, 3)]
     for m in maps[1:]: np.testing.assert_allclose(m, maps[0], rtol=0, atol=1e-5*max(1, maps[0].max()))
 
 
@@ -454,166 +494,42 @@ def test_the_likeliest_class_is_explained_by_default(phantom, pixels, student):
     ids = phantom.items.image_id.tolist()
     best, free = student.predict(pixels, ids).idxmax(axis=1), attention_maps(student, pixels, ids, 'gradient').maps
     for c in best.unique():
-        np.testing.assert_allclose(free[best == c], attention_maps(student, pixels, ids, 'gradient', target=c).maps[best == c], atol=1e-6)
+        np.testing.assert_allclose(free[best == c], attention_maps(student, pixels, ids, 'gradient',
+                                                                   target=c).maps[best == c], atol=1e-6)
 
 def test_calls_that_do_not_fit(phantom, pixels, student):
     ids = phantom.items.image_id[:2]
     for name, value in dict(method='cam', layer=9, heads='min', artefacts='drop', target='Fracture').items():
         with pytest.raises(ValueError, match=f'^{name} must be'): attention_maps(student, pixels, ids, **{name: value})
-        with pytest.raises(ValueError, match=f'^{name} must be'): randomisation_check(student, pixels, ids, **{name: value})
+        with pytest.raises(ValueError, match=f'^{name} must be'):
+            randomisation_check(student, pixels, ids, **{name: value})
     with pytest.raises(ValueError, match='image_ids is empty'): attention_maps(student, pixels, [])
     with pytest.raises(ValueError, match='at least one image'): randomisation_check(student, pixels, [])
 
-def test_how_a_convention_hands_it_over():
-    "Names and defaults that `Convention.maps_args` relies on"
-    here = {k: p.default for k, p in inspect.signature(attention_maps).parameters.items()}
-    assert list(here) == ['student', 'pixels', 'image_ids', 'method', 'layer', 'heads', 'artefacts', 'target', 'bs']
-    for f in (patch_maps, check_maps, randomisation_check):
-        for k, p in inspect.signature(f).parameters.items():
-            if k in ('method', 'layer', 'heads', 'artefacts', 'target'): assert p.default == here[k], (f, k)
+def test_any_description_of_a_map_will_do(phantom, pixels, student):
+    "A `MapSpec`, a convention, the name of a method, or single fields"
+    ids, spec = phantom.items.image_id.tolist()[:5], MapSpec('rollout', layer=0, heads='max')
+    convention = Convention(**spec.to_dict(), rule='otsu')
+    maps = attention_maps(student, pixels, ids, spec).maps
+    others = [attention_maps(student, pixels, ids, convention), attention_maps(student, pixels, ids, **spec.to_dict()),
+              attention_maps(student, pixels, ids, 'rollout', layer=0, heads='max'),
+              *maps_by_method(student, pixels, ids, [spec.to_dict(), convention])]
+    for other in others: np.testing.assert_array_equal(other.maps, maps)
+    with pytest.raises(TypeError, match='block'): attention_maps(student, pixels, ids, block=3)
+    with pytest.raises(ValueError, match='spec must be a MapSpec'): attention_maps(student, pixels, ids, 3)
 
-
-# Random weights
-
-@each_kind
-def test_each_weight_has_one_stage(kind):
-    model = kind_of(kind)
-    stages = _stages(model)
-    assert list(stages) == ['head', 'block 1', 'block 0', 'embedding']
-    assert sorted(sum(stages.values(), [])) == sorted(model.state_dict())
-    assert 'head.weight' in stages['head'] and 'pos_embed' in stages['embedding'] and all(k.startswith('blocks.0.') for k in stages['block 0'])
-    if kind == 'distilled': assert 'head_dist.weight' in stages['head'] and 'dist_token' in stages['embedding']
-
-def test_the_cascade_ends_in_a_fresh_student(student):
-    set_seed(5, reproducible=True)
-    fresh, trained = create_student(len(student.labels), 32, 'none', student.config['arch'], **TINY['arch_kwargs']).state_dict(), student.model.state_dict()
-    lost = 0
-    for victim, names in zip(_cascade(student, 5), _stages(student.model).values(), strict=True):
-        lost += len(names)
-        now = victim.model.state_dict()
-        assert all(torch.equal(now[k], fresh[k]) for k in names) and sum(torch.equal(now[k], fresh[k]) for k in now) >= lost
-        assert any(not torch.equal(trained[k], fresh[k]) for k in names)
-    assert lost == len(fresh)
-
-@pytest.mark.parametrize('method', METHODS)
-def test_randomisation_leaves_the_student_alone(phantom, pixels, student, method):
-    ids, before = phantom.items.image_id.tolist()[:20], {k: v.clone() for k, v in student.model.state_dict().items()}
-    torch.manual_seed(3)
-    drawn, how = torch.random.get_rng_state(), state(student.model)
-    table = randomisation_check(student, pixels, ids, seed=1, draws=2, method=method)
-    assert torch.equal(torch.random.get_rng_state(), drawn) and state(student.model) == how
-    assert all(torch.equal(v, before[k]) for k, v in student.model.state_dict().items())
-    assert table.stage.tolist() == ['head', 'block 1', 'block 0', 'embedding'] and (table.n == 20).all() and table.spearman.between(-1, 1).all()
-    assert table.attrs['method'] == method and table.attrs['seed'] == 1
-    pd.testing.assert_frame_equal(table, randomisation_check(student, pixels, ids, seed=1, draws=2, method=method))
-    if method in ('attention', 'rollout'): assert table.spearman[0] == pytest.approx(1) and table.sd[0] == pytest.approx(0, abs=1e-6)      # the head comes after
-    else: assert table.spearman[0] < .999
-    assert table.spearman.iloc[-1] < .95
-
-def test_draws_are_averaged(phantom, pixels, student):
-    ids = phantom.items.image_id.tolist()[:12]
-    both, *one = (randomisation_check(student, pixels, ids, seed=s, draws=d, method='gradient') for s, d in ((4, 2), (4, 1), (5, 1)))
-    np.testing.assert_allclose(both.spearman, (one[0].spearman + one[1].spearman)/2)
-    np.testing.assert_allclose(both.sd_draws, abs(one[0].spearman - one[1].spearman)/2**.5)
-    assert one[0].sd_draws.isna().all() and one[0].sd.notna().all()
-    assert np.isnan(randomisation_check(student, pixels, ids[:1], draws=1).sd[0])
-
-def test_the_last_row_is_an_untrained_student(phantom, pixels, student):
-    ids = phantom.items.image_id.tolist()[:10]
-    set_seed(2, reproducible=True)
-    untrained = Student(create_student(len(student.labels), 32, 'none', student.config['arch'], **TINY['arch_kwargs']), student.config)
-    a, b = (attention_maps(s, pixels, ids) for s in (student, untrained))
-    rho = rank_correlation(a.maps, b.maps, a.geometries)
-    table = randomisation_check(student, pixels, ids, seed=2, draws=1)
-    assert table.spearman.iloc[-1] == pytest.approx(rho.mean()) and table.sd.iloc[-1] == pytest.approx(rho.std(ddof=1))
-
-def test_the_curve_begins_at_the_trained_student(phantom, pixels, student):
-    table = randomisation_check(student, pixels, phantom.items.image_id[:4], draws=1)
-    ax = show_randomisation(table)
-    assert [t.get_text() for t in ax.get_xticklabels()] == ['trained', *table.stage]
-    assert show_randomisation(table, ax) is ax
-    np.testing.assert_allclose(np.asarray(ax.containers[0].lines[0].get_ydata(), float), [1, *table.spearman])
-    plt.close(ax.figure)
-
-
-# Agreement
-
-@settings(max_examples=60)
-@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([(32, 4), (96, 6), (160, 10)]))
-def test_patches_that_show_something(h, w, size_grid):
-    size, g = size_grid
-    geometry = Geometry(h, w, size)
-    truth = geometry.inside.reshape(g, size//g, g, size//g).any(axis=(1, 3))
-    np.testing.assert_array_equal(shown_patches(geometry, (g, g)), truth)
-    assert truth.any()
-
-def test_rank_correlation_is_scipys():
-    rng, geometries = np.random.default_rng(0), [Geometry(20, 32, 32), Geometry(32, 32, 32), Geometry(32, 9, 32)]
-    a, b = rng.integers(0, 5, (2, 3, 8, 8))                                  # many ties
-    for i, r in enumerate(rank_correlation(a, b, geometries)):
-        seen = shown_patches(geometries[i], (8, 8))
-        assert r == pytest.approx(spearmanr(a[i][seen], b[i][seen]).statistic)
-    assert (rank_correlation(a*0, b, geometries) == 0).all()
-    hidden = np.where(shown_patches(geometries[0], (8, 8)), b[0], 99)        # what the padding says does not matter
-    assert rank_correlation(a[:1], hidden[None], geometries[:1]) == pytest.approx(rank_correlation(a[:1], b[:1], geometries[:1]))
-
-@pytest.mark.parametrize('n,k', [(1, 1), (5, 1), (5, 2), (6, 3), (6, 5), (7, 7)])
-def test_chance_is_the_mean_over_all_sets(n, k):
-    sets = [set(c) for c in combinations(range(n), k)]
-    assert chance_overlap(n, k) == pytest.approx(np.mean([len(a & b)/len(a | b) for a in sets for b in sets]))
-
-def runs(*maps, ids='abc', size=32): return [AttentionMaps(m, list(ids), [Geometry(size, size, size)]*len(ids)) for m in maps]
-
-def test_agreement_by_hand():
-    m = np.zeros((3, 3, 2, 2))                                               # 3 students of 3 images of 4 patches
-    m[:, 0] = [[4, 3], [2, 1]]                                               # all agree
-    m[:, 1] = [[[4, 3], [2, 1]], [[4, 3], [2, 1]], [[1, 2], [3, 4]]]         # one is the reverse
-    t = agreement(runs(*m), top=.25)
-    assert t.columns.tolist() == ['image_id', 'spearman', 'overlap', 'chance', 'pairs'] and (t.pairs == 3).all() and t.image_id.tolist() == ['a', 'b', 'c']
-    np.testing.assert_allclose(t.spearman, [1, (1 - 1 - 1)/3, 0], atol=1e-12)
-    np.testing.assert_allclose(t.overlap[:2], [1, 1/3])
-    np.testing.assert_allclose(t.chance, 1/4)
-
-def test_order_of_images_does_not_matter():
-    a, b = np.random.default_rng(0).random((2, 3, 4, 4))
-    first, second = runs(a, b)
-    turned = AttentionMaps(b[::-1], list('cba'), second.geometries)
-    pd.testing.assert_frame_equal(agreement([first, second]), agreement([first, turned]))
-
-def test_flat_maps_agree_by_chance():
-    t = agreement(runs(*np.zeros((2, 400, 6, 6)), ids=[str(i) for i in range(400)]), top=.2)
-    assert (t.spearman == 0).all() and t.overlap.mean() == pytest.approx(t.chance[0], abs=.03)
-
-def test_padding_takes_no_part():
-    a, b = np.random.default_rng(0).random((2, 1, 4, 4))
-    geometry = Geometry(16, 32, 32)                                          # the two middle rows
-    a[:, [0, 3]], b[:, [0, 3]] = 9., 9.
-    wide = [AttentionMaps(m, ['x'], [geometry]) for m in (a, b)]
-    t = agreement(wide, top=.25)
-    assert t.spearman[0] == pytest.approx(spearmanr(a[0, 1:3].ravel(), b[0, 1:3].ravel()).statistic) and t.chance[0] == pytest.approx(chance_overlap(8, 2))
-
-def test_maps_that_cannot_be_compared():
-    a, b = np.random.default_rng(0).random((2, 3, 4, 4))
-    with pytest.raises(ValueError, match='at least two students, not 1'): agreement(runs(a))
-    with pytest.raises(ValueError, match='at least two students, not 0'): agreement([])
-    with pytest.raises(ValueError, match="the first is 'c'"): agreement([runs(a)[0], runs(b, ids='abd')[0]])
-    with pytest.raises(ValueError, match='different grids'): agreement([runs(a)[0], runs(np.ones((3, 8, 8)))[0]])
-    for top in (0, 1, -1, 2):
-        with pytest.raises(ValueError, match='top must be'): agreement(runs(a, b), top=top)
-
-@pytest.mark.parametrize('method', METHODS)
-def test_a_student_agrees_with_itself(phantom, pixels, student, method):
-    maps = attention_maps(student, pixels, phantom.items.image_id[:10], method)
-    t = agreement([maps, maps])
-    contrast = np.ptp(maps.maps, axis=(1, 2)) > 0
-    np.testing.assert_allclose(t.spearman[contrast], 1)
-    assert contrast.any() and (t.spearman[~contrast] == 0).all()
+def test_all_makers_of_maps_take_the_same():
+    for f in (patch_maps, check_maps, attention_maps, randomisation_check):
+        known = inspect.signature(f).parameters
+        assert known['spec'].default is known['target'].default is None, f
+        assert 'fields' in known and not {'method', 'layer', 'heads', 'artefacts'} & set(known), f
 
 
 # On disk
 
 def test_names_and_sizes_survive(tmp_path):
-    ids, geometries = ['007', 'Ünïcödé/1', 'a'*200], [Geometry(1, 300, 32), Geometry(3000, 2, 32), Geometry(5, 5, 32)]
+    ids = ['007', 'Ünïcödé/1', 'a'*200]
+    geometries = [Geometry(1, 300, 32), Geometry(3000, 2, 32), Geometry(5, 5, 32)]
     maps = np.random.default_rng(0).random((3, 4, 4))                       # float64, kept as float32
     AttentionMaps(maps, pd.Series(ids, index=[5, 2, 9]), geometries).save(tmp_path/'maps.npz')
     again = AttentionMaps.load(tmp_path/'maps.npz')
@@ -627,18 +543,20 @@ def test_a_file_of_objects_is_not_unpickled(tmp_path):
 
 @pytest.mark.parametrize('n_ids,n_geometries', [(1, 2), (2, 1), (3, 3)])
 def test_lengths_that_differ(n_ids, n_geometries):
-    with pytest.raises(ValueError, match='same length'): AttentionMaps(np.ones((2, 2, 2)), ['a']*n_ids, [Geometry(2, 2, 4)]*n_geometries)
+    with pytest.raises(ValueError, match='same length'):
+        AttentionMaps(np.ones((2, 2, 2)), ['a']*n_ids, [Geometry(2, 2, 4)]*n_geometries)
 
 def test_several_ways_at_once(phantom, pixels, student):
     "As one after another, in the order that was asked for; batches of the size that was asked for"
     ids, c = phantom.items.image_id.tolist()[:40], student.labels[1]
     hows = [dict(method=m, artefacts=a) for a in ('keep', 'mask') for m in METHODS] + [dict(layer=0, heads='max')]
     for bs in (None, 7):
-        for how, maps in zip(hows, several_maps(student, pixels, ids, hows, target=c, bs=bs), strict=True):
+        for how, maps in zip(hows, maps_by_method(student, pixels, ids, hows, target=c, bs=bs), strict=True):
             alone = attention_maps(student, pixels, ids, target=c, bs=bs, **how)
             np.testing.assert_array_equal(maps.maps, alone.maps, err_msg=str(how))
             assert maps.image_ids == ids and maps.geometries == alone.geometries
 
 def test_several_ways_are_checked_first(student, pixels):
-    with pytest.raises(ValueError, match='^heads must be'): several_maps(student, pixels, ['P00000-1'], [dict(), dict(heads=9)])
-    with pytest.raises(ValueError, match='image_ids is empty'): several_maps(student, pixels, [], [dict()])
+    with pytest.raises(ValueError, match='^heads must be'):
+        maps_by_method(student, pixels, ['P00000-1'], [dict(), dict(heads=9)])
+    with pytest.raises(ValueError, match='image_ids is empty'): maps_by_method(student, pixels, [], [dict()])

@@ -8,13 +8,15 @@ from typer.testing import CliRunner
 from mmpkd.attention import AttentionMaps, attention_maps
 from mmpkd.cli import app
 from mmpkd.cohort import Cohort
-from mmpkd.ensemble import (SCALES, ensemble_intervals, ensemble_localizer, ensemble_predictions, ensemble_runs, ensemble_scores,
-                            ensemble_table, half_agreement, has_ensembles, mean_maps, of_other_images, on_one_scale, show_ensemble)
+from mmpkd.convention import Convention
+from mmpkd.ensemble import (SCALES, ensemble_intervals, ensemble_localizer, ensemble_predictions, ensemble_runs,
+                            ensemble_scores, ensemble_table, half_agreement, has_ensembles, mean_maps, of_other_images,
+                            on_one_scale, show_ensemble)
 from mmpkd.experiment import Run, make_config, run_experiment, write_table
 from mmpkd.images import Geometry, cache_pixels
-from mmpkd.localization import Convention, score_maps, tune_tau
 from mmpkd.localizers import Localizer, score_localizer
 from mmpkd.report import table1, table_note, write_report
+from mmpkd.scoring import score_maps, tune_tau
 from mmpkd.student import Student
 from mmpkd.teachers import macro_auroc
 
@@ -36,7 +38,8 @@ def looks_at(cohort, maps):
     out, g = np.full(maps.maps.shape, .1, np.float32), maps.maps.shape[1]
     for m, i, geo in zip(out, maps.image_ids, maps.geometries):
         for r in cohort.rois[cohort.rois.image_id == i].itertuples():
-            rows, columns = ([int(lo*g/n), int(np.ceil(hi*g/n))] for lo, hi, n in ((r.y0, r.y1, geo.h), (r.x0, r.x1, geo.w)))
+            rows, columns = ([int(lo*g/n), int(np.ceil(hi*g/n))] for lo, hi,
+                             n in ((r.y0, r.y1, geo.h), (r.x0, r.x1, geo.w)))
             m[slice(*rows), slice(*columns)] = 1
     return out
 
@@ -53,11 +56,13 @@ def test_a_mean_of_equal_maps_is_the_map(scale):
     if scale == 'raw': assert (one.maps == maps.maps).all()
 
 def test_scales_look_at_the_image_and_not_at_its_margin():
-    geometry = Geometry(16, 32, 32)                                          # the first and last row of patches are padding
+    # the first and last row of patches are padding
+    geometry = Geometry(16, 32, 32)
     m, seen = np.arange(16.).reshape(4, 4), np.repeat([[False], [True], [True], [False]], 4, axis=1)
     other = m.copy()
     other[[0, 3]] = 1e6
-    for scale in ('sum', 'range'): np.testing.assert_allclose(on_one_scale(m, seen, scale)[1:3], on_one_scale(other, seen, scale)[1:3])
+    for scale in ('sum', 'range'):
+        np.testing.assert_allclose(on_one_scale(m, seen, scale)[1:3], on_one_scale(other, seen, scale)[1:3])
     assert on_one_scale(m, seen)[1:3].sum() == pytest.approx(1)
     assert mean_maps([AttentionMaps([m], ['a'], [geometry])]).maps[0][1:3].sum() == pytest.approx(1)
 
@@ -71,15 +76,19 @@ def test_members_must_show_the_same_images():
     turned = AttentionMaps(maps.maps, ['b', 'a'], maps.geometries)
     finer = AttentionMaps(np.ones((2, 8, 8)), ['a', 'b'], maps.geometries)
     for other in (turned, finer):
-        with pytest.raises(ValueError, match='same images, in the same order and on the same grid'): mean_maps([maps, other])
-    with pytest.raises(ValueError, match=r"scale must be one of \('sum', 'raw', 'range', 'rank'\), not 'log'"): mean_maps([maps], 'log')
+        with pytest.raises(ValueError, match='same images, in the same order and on the same grid'):
+            mean_maps([maps, other])
+    with pytest.raises(ValueError, match=r"scale must be one of \('sum', 'raw', 'range', 'rank'\), not 'log'"):
+        mean_maps([maps], 'log')
 
 @pytest.mark.parametrize('rule', ['max', 'raw-max', 'mean', 'otsu', 'mass'])
 def test_an_ensemble_of_one_has_the_scores_of_its_student(rule):
     rng, convention = np.random.default_rng(1), Convention(rule=rule)
-    cohort, ids, geometries = boxed([(64, 64), (50, 80), (90, 30)], [(0, (5, 5, 30, 30)), (1, (40, 10, 70, 45)), (2, (2, 50, 25, 80))])
+    cohort, ids, geometries = boxed([(64, 64), (50, 80), (90, 30)],
+                                    [(0, (5, 5, 30, 30)), (1, (40, 10, 70, 45)), (2, (2, 50, 25, 80))])
     maps = AttentionMaps(rng.random((3, 4, 4))*.01, ids, geometries)
-    one = score_localizer(ensemble_localizer([Localizer(lambda split, label, **how: maps)]), cohort, [convention])[convention]
+    one = score_localizer(ensemble_localizer([Localizer(lambda split, label, **how: maps)]), cohort,
+                          [convention])[convention]
     expected = score_maps(maps.maps, ids, geometries, cohort, convention)
     columns = ['pixel_auroc', 'auprc', 'iou', 'fpr', 'n_boxes', 'hit', 'mass']
     np.testing.assert_allclose(one[columns].astype(float), expected[columns].astype(float), atol=2e-3)
@@ -97,11 +106,13 @@ def test_two_known_maps_give_known_scores(copy, phantom):
     scores = ensemble_scores(copy, phantom, 'raw').query("arm == 'baseline'").set_index('image_id')
     perfect = score_maps(2*lesion + 2, at.image_ids, at.geometries, phantom).set_index('image_id')
     columns = ['pixel_auroc', 'iou', 'fpr', 'n_boxes', 'hit']
-    np.testing.assert_allclose(scores[columns].astype(float), perfect.loc[scores.index, columns].astype(float), atol=1e-3)
+    np.testing.assert_allclose(scores[columns].astype(float), perfect.loc[scores.index, columns].astype(float),
+                               atol=1e-3)
     assert list(scores.patient_id) == list(phantom.items.set_index('image_id').patient_id[scores.index])
     alone = score_maps(lesion + 2*wrong, at.image_ids, at.geometries, phantom).pixel_auroc.mean()
     by_run = ensemble_runs(copy, phantom, 'raw').set_index('arm')
-    assert by_run.pixel_auroc['baseline'] == pytest.approx(perfect.pixel_auroc.mean(), abs=1e-3) and by_run.pixel_auroc['baseline'] > alone + .02
+    assert by_run.pixel_auroc['baseline'] == pytest.approx(perfect.pixel_auroc.mean(), abs=1e-3)
+    assert by_run.pixel_auroc['baseline'] > alone + .02
 
 def test_equal_students_are_their_ensemble(copy, phantom):
     keep(copy, 'baseline', 1, copy.maps('baseline', 0).maps)
@@ -130,14 +141,16 @@ def test_the_table_is_that_of_students_and_ensemble(copy, phantom):
     assert list(t.index.get_level_values(0).unique()) == ['Baseline', 'MMPKD (out-of-fold)']
     assert list(t.loc['Baseline'].index) == ['AUROC', 'Pixel AUROC', 'IoU', 'Boxes', 'FPR', 'No box']
     row, alone = t.loc[('MMPKD (out-of-fold)', 'IoU')], seeds.query("arm == 'out-of-fold'").iou
-    np.testing.assert_allclose(row, [alone.mean(), alone.std(), together.iou['out-of-fold'], together.iou['out-of-fold'] - alone.mean()])
+    np.testing.assert_allclose(row, [alone.mean(), alone.std(), together.iou['out-of-fold'],
+                                     together.iou['out-of-fold'] - alone.mean()])
     assert len(show_ensemble(copy).axes) == 4
 
 def test_scores_are_kept_by_scale_and_by_number_of_seeds(copy, phantom):
     scores = ensemble_scores(copy, phantom)
     keep(copy, 'baseline', 0, np.zeros_like(copy.maps('baseline', 0).maps))
     pd.testing.assert_frame_equal(ensemble_scores(copy), scores)             # read, not computed
-    with pytest.raises(FileNotFoundError, match='baseline_rank_2.parquet is missing'): ensemble_scores(copy, scale='rank')
+    with pytest.raises(FileNotFoundError, match='baseline_rank_2.parquet is missing'):
+        ensemble_scores(copy, scale='rank')
     more = Run(copy.folder)
     more.seeds = 3
     assert has_ensembles(copy) and not has_ensembles(more)
@@ -167,7 +180,8 @@ def test_under_conventions_that_need_more_than_was_kept(phantom, tiny, tmp_path,
 def test_classes_without_regions(phantom, tiny, tmp_path):
     rng, items = np.random.default_rng(0), phantom.items.drop(columns=phantom.labels)
     y = np.eye(3, dtype=int)[rng.permutation(np.arange(len(items)) % 3)]
-    cohort = Cohort(items.assign(**dict(zip('abc', y.T))), list('abc'), root=phantom.root, name='classes', task='multiclass')
+    cohort = Cohort(items.assign(**dict(zip('abc', y.T))), list('abc'), root=phantom.root, name='classes',
+                    task='multiclass')
     config = make_config(**tiny | dict(teacher='none'))
     run = run_experiment(cohort, tmp_path/'run', config, ('baseline', 'label-smoothing'), seeds=2, progress=False)
     p = ensemble_predictions(run, 'baseline')
@@ -254,7 +268,8 @@ def test_halves_agree_where_noise_is_what_differs(four):
     assert same['two halves'] > .95 and same['halves, different images'] > .95
 
 def test_other_images_are_other_images():
-    maps = [AttentionMaps(np.arange(5.)[:, None, None] + 10*s + np.zeros((5, 2, 2)), list('abcde'), [Geometry(32, 32, 32)]*5) for s in range(3)]
+    maps = [AttentionMaps(np.arange(5.)[:, None, None] + 10*s + np.zeros((5, 2, 2)), list('abcde'),
+                          [Geometry(32, 32, 32)]*5) for s in range(3)]
     at = np.array([m.maps[:, 0, 0] for m in of_other_images(maps)]) % 10     # whose map each image has
     assert (at[0] == np.arange(5)).all() and all(len({*column}) == 3 for column in at.T)
 
@@ -263,17 +278,21 @@ def test_other_images_are_other_images():
 
 def test_one_seed_is_no_ensemble(copy, phantom):
     copy.seeds = 1
-    for f in (lambda: ensemble_predictions(copy, 'baseline'), lambda: ensemble_scores(copy, phantom), lambda: ensemble_table(copy, phantom)):
+    for f in (lambda: ensemble_predictions(copy, 'baseline'), lambda: ensemble_scores(copy, phantom),
+              lambda: ensemble_table(copy, phantom)):
         with pytest.raises(ValueError, match='an ensemble needs at least 2 seeds; the run in .* has 1 .*--seeds 2'): f()
     assert not has_ensembles(copy) and not table1(copy).index.str.startswith('Ensemble').any()
 
 def test_halves_need_four_seeds(copy):
-    with pytest.raises(ValueError, match='two half-ensembles needs at least 4 seeds; the run in .* has 2'): half_agreement(copy)
+    with pytest.raises(ValueError, match='two half-ensembles needs at least 4 seeds; the run in .* has 2'):
+        half_agreement(copy)
 
 def test_a_missing_unit_is_named(copy, phantom):
     shutil.rmtree(copy.unit('out-of-fold', 1))
-    with pytest.raises(FileNotFoundError, match='out-of-fold/seed-1/attention.npz is missing; the same command again'): ensemble_scores(copy, phantom)
-    with pytest.raises(FileNotFoundError, match='out-of-fold/seed-1/predictions.parquet is missing'): ensemble_predictions(copy, 'out-of-fold')
+    with pytest.raises(FileNotFoundError, match='out-of-fold/seed-1/attention.npz is missing; the same command again'):
+        ensemble_scores(copy, phantom)
+    with pytest.raises(FileNotFoundError, match='out-of-fold/seed-1/predictions.parquet is missing'):
+        ensemble_predictions(copy, 'out-of-fold')
 
 def test_another_cohort_is_refused(copy, phantom):
     other = altered(phantom, rois=phantom.rois.iloc[:-1])
@@ -283,13 +302,15 @@ def test_another_cohort_is_refused(copy, phantom):
 # Report and command
 
 def test_the_report_shows_ensembles(copy, phantom):
-    assert not has_ensembles(copy) and not table1(copy).index.str.startswith('Ensemble').any()       # as an older folder
+    # as an older folder
+    assert not has_ensembles(copy) and not table1(copy).index.str.startswith('Ensemble').any()
     text = write_report(copy, phantom).read_text(encoding='utf-8')
     rows, together = table1(copy), ensemble_runs(copy).set_index('arm')
     assert list(rows.index[2:4]) == ['Ensemble of 2: Baseline', 'Ensemble of 2: MMPKD (out-of-fold)']
     assert rows.IoU['Ensemble of 2: Baseline'] == f"{together.iou['baseline']:.3f}"
     assert 'not tested' in table_note(copy) and 'mean map' in table_note(copy)
-    assert '<h2>Ensembles of 2 students</h2>' in text and 'with patients drawn anew (95 %) and the same students' in text
+    assert '<h2>Ensembles of 2 students</h2>' in text
+    assert 'with patients drawn anew (95 %) and the same students' in text
     kept = pd.read_csv(copy.folder/'ensemble.csv').set_index(['method', 'score'])
     np.testing.assert_allclose(kept, ensemble_table(copy))
 
@@ -304,6 +325,7 @@ def test_the_command(copy, phantom):
     write_report(copy, phantom)
     said = CliRunner().invoke(app, ['ensemble', str(copy.folder)])
     assert said.exit_code == 0, said.output
-    for part in ('mean of 2 single students', 'Pixel AUROC', 'no test over seeds', 'MMPKD (out-of-fold)'): assert part in said.output, part
+    for part in ('mean of 2 single students', 'Pixel AUROC', 'no test over seeds', 'MMPKD (out-of-fold)'):
+        assert part in said.output, part
     assert 'Agreement of maps' not in said.output                           # two seeds have no halves
     for name in ('ensemble.csv', 'ensemble.png'): assert (copy.folder/name).stat().st_size > 100

@@ -1,14 +1,17 @@
-"mmpkd.localizers: scores are those of the maps, thresholds come from validation images, and what learned nothing has not looked at test images"
+"mmpkd.localizers: scores are those of the maps, and thresholds come from validation images"
 import numpy as np, pandas as pd, pytest
 import torch
 from conftest import TINY, altered, boxed
 from PIL import Image
 
 from mmpkd.attention import attention_maps
+from mmpkd.convention import CONVENTIONS, Convention
 from mmpkd.experiment import make_config, run_experiment
 from mmpkd.images import Geometry, Pixels, cache_pixels
-from mmpkd.localization import CONVENTIONS, GRID, Convention, fill_boxes, score_maps, truth_of, tune_tau
-from mmpkd.localizers import CEILING, LOCALIZERS, TRIVIAL, Localizer, mean_roi, score_localizer, student_localizer, trivial_localizers, trivial_maps
+from mmpkd.localization import fill_boxes
+from mmpkd.localizers import (CEILING, LOCALIZERS, TRIVIAL, Localizer, mean_roi, score_localizer, student_localizer,
+                              trivial_localizers, trivial_maps)
+from mmpkd.scoring import GRID, score_maps, truth_of, tune_tau
 from mmpkd.student import Student
 
 SMALL = dict(weights='none', arch_kwargs=TINY['arch_kwargs'])
@@ -32,7 +35,8 @@ def equal(a, b): pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 # Maps that have understood nothing
 
-SHAPES, ROIS = [(9, 12), (10, 7), (300, 20), (11, 11)], [(0, (2, 3, 8, 7)), (1, (1, 1, 5, 8)), (2, (4, 90, 11, 160)), (3, (4, 4, 9, 9)), (3, (0, 0, 2, 2))]
+SHAPES, ROIS = [(9, 12), (10, 7), (300, 20), (11, 11)], [(0, (2, 3, 8, 7)), (1, (1, 1, 5, 8)), (2, (4, 90, 11, 160)),
+                                                         (3, (4, 4, 9, 9)), (3, (0, 0, 2, 2))]
 
 def save(path, mask): Image.fromarray(np.asarray(mask, np.uint8)*255).save(path)
 
@@ -93,7 +97,7 @@ def test_body_is_what_is_bright(tmp_path):
     np.testing.assert_allclose(maps, [want]*2, atol=1e-6)
 
 def test_centre_bias_is_taken_out():
-    "Lesions around the middle, images of many shapes: a centred Gaussian looks good until it is held against other lesions"
+    "Lesions around the middle, images of many shapes: a centred Gaussian scores well until it meets other lesions"
     rng = np.random.default_rng(0)
     shapes = [tuple(map(int, rng.integers(40, 90, 2))) for _ in range(80)]
     rois = []
@@ -109,7 +113,8 @@ def test_centre_bias_is_taken_out():
 
 def test_scores_are_those_of_the_maps(student, pixels, phantom):
     "Several conventions at once, in any order, as one by one"
-    conventions = [Convention(rule='otsu'), Convention(layer=0), Convention(method='rollout'), Convention(), Convention(layer=0, truth='box')]
+    conventions = [Convention(rule='otsu'), Convention(layer=0), Convention(method='rollout'), Convention(),
+                   Convention(layer=0, truth='box')]
     scored = score_localizer(student_localizer(student, pixels, phantom), phantom, conventions)
     assert list(scored) == conventions
     for c, t in scored.items():
@@ -121,14 +126,15 @@ def test_maps_are_made_once(student, pixels, phantom):
     "For each way of reading them, however many conventions; validation images only where something is tuned"
     asked, true = [], student_localizer(student, pixels, phantom)
     def look(split, label, **how): asked.append((split, how['layer'])); return true.look(split, label, **how)
-    score_localizer(Localizer(look), phantom, [Convention(), Convention(layer=0), Convention(rule='otsu'), Convention(layer=0, rule='mean')])
+    score_localizer(Localizer(look), phantom, [Convention(), Convention(layer=0), Convention(rule='otsu'),
+                                               Convention(layer=0, rule='mean')])
     assert sorted(asked) == [('test', -1), ('test', 0)]
     asked.clear()
     score_localizer(Localizer(look), phantom, [Convention(rule='tuned'), Convention()])
     assert sorted(asked) == [('test', -1), ('valid', -1)]
 
 def test_one_pass_for_all_that_need_no_gradient(student, pixels, phantom):
-    "With all conventions: one pass to tune, one for attention and rollout, one each for the two methods with gradients, in batches of 64 and 16"
+    "With all conventions: one pass to tune, one for attention and rollout, one in smaller batches with gradients"
     def batches(split, size): return -(-len(phantom.split(split))//size)
     passes = []
     hook = student.model.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
@@ -161,17 +167,20 @@ def test_trivial_maps_are_made_once(kind, phantom, localizers):
 
 def test_a_given_tau_is_not_tuned(student, pixels, phantom):
     c = Convention(rule='tuned', tau=.35)
-    assert score_localizer(student_localizer(student, pixels, phantom), phantom, [c])[c].attrs['convention']['tau'] == .35
+    assert score_localizer(student_localizer(student, pixels, phantom), phantom,
+                           [c])[c].attrs['convention']['tau'] == .35
 
 def test_nothing_to_tune_on(student, pixels, phantom):
     none = altered(phantom, rois=phantom.rois[phantom.rois.image_id.isin(phantom.split('test').items.image_id)])
-    with pytest.raises(ValueError, match='no region of interest|nothing to choose tau by'): score_localizer(student_localizer(student, pixels, none), none, [Convention(rule='tuned')])
+    with pytest.raises(ValueError, match='no region of interest|nothing to choose tau by'):
+        score_localizer(student_localizer(student, pixels, none), none, [Convention(rule='tuned')])
 
 @pytest.mark.parametrize('method', ['attention', 'gradient'])
 def test_one_label_at_a_time(method, student, pixels, phantom):
     c, test = Convention(method=method, classes='each'), phantom.split('test')
     scored = score_localizer(student_localizer(student, pixels, phantom), phantom, [c])[c]
-    assert set(zip(scored.image_id, scored.label)) == set(zip(test.rois.image_id, test.rois.label)) and len(scored) == len(test.rois.drop_duplicates(['image_id', 'label']))
+    assert set(zip(scored.image_id, scored.label)) == set(zip(test.rois.image_id, test.rois.label))
+    assert len(scored) == len(test.rois.drop_duplicates(['image_id', 'label']))
     pooled = []
     for label, t in scored.groupby('label'):
         by_hand = score_maps(*maps_of(student, pixels, phantom, 'test', label, **c.maps_args()), test, c, label)
@@ -182,7 +191,8 @@ def test_one_label_at_a_time(method, student, pixels, phantom):
 
 def test_without_test_regions(localizers, phantom):
     none = altered(phantom, rois=phantom.rois[~phantom.rois.image_id.isin(phantom.split('test').items.image_id)])
-    with pytest.raises(ValueError, match='no test image has a region of interest'): score_localizer(localizers['centre'], none, [Convention()])
+    with pytest.raises(ValueError, match='no test image has a region of interest'):
+        score_localizer(localizers['centre'], none, [Convention()])
 
 def test_a_label_without_regions_is_passed_over(student, pixels, phantom):
     gone = phantom.labels[0]
@@ -194,16 +204,18 @@ def test_a_label_without_regions_is_passed_over(student, pixels, phantom):
 # What learned nothing
 
 def test_all_of_them(localizers, phantom, pixels):
-    assert list(localizers) == [*TRIVIAL, 'untrained', *CEILING] and set(localizers) < set(LOCALIZERS) and 'imagenet' in LOCALIZERS
+    assert list(localizers) == [*TRIVIAL, 'untrained', *CEILING] and set(localizers) < set(LOCALIZERS)
+    assert 'imagenet' in LOCALIZERS
     assert all(l.trivial == (k if k in TRIVIAL | CEILING else None) for k, l in localizers.items())
     for k, l in localizers.items():
         m = l.look('test', None, **Convention().maps_args())
-        assert m.image_ids == phantom.split('test').items.image_id.tolist() and m.maps.shape == (len(m.image_ids), 4, 4) and np.isfinite(m.maps).all(), k
+        assert m.image_ids == phantom.split('test').items.image_id.tolist(), k
+        assert m.maps.shape == (len(m.image_ids), 4, 4) and np.isfinite(m.maps).all(), k
     whole = score_localizer(localizers['whole'], phantom, [Convention()])[Convention()]
     assert (whole.n_boxes == 1).all() and (whole.pixel_auroc == .5).all() and (whole.iou > 0).all()
 
 def test_the_perfect_box_is_that_of_the_lesion(localizers, phantom):
-    "Its IoU is 1; its FPR what the box has outside the outline, and nothing of a filled box. No rule and no tau is asked"
+    "Its IoU is 1; its FPR is the part outside the outline, and 0 for filled boxes; rule and tau do nothing"
     outline, filled = Convention(rule='tuned', min_area=.9), Convention(truth='box')
     scored, test = score_localizer(localizers['perfect'], phantom, [outline, filled]), phantom.split('test')
     m = localizers['centre'].look('test', None)
@@ -211,7 +223,8 @@ def test_the_perfect_box_is_that_of_the_lesion(localizers, phantom):
     assert (scored[filled].fpr == 0).all() and (scored[filled].pixel_auroc == 1).all()
     for row in scored[outline].itertuples():
         mask, boxes = truth_of(test, row.image_id, shapes[row.image_id])
-        assert (row.iou, row.n_boxes) == (1, len(boxes)) and row.fpr == pytest.approx(1 - mask[fill_boxes(boxes, mask.shape)].mean())
+        assert (row.iou, row.n_boxes) == (1, len(boxes))
+        assert row.fpr == pytest.approx(1 - mask[fill_boxes(boxes, mask.shape)].mean())
     assert .05 < scored[outline].fpr.mean() < .6                            # the floor is not 0
 
 def test_the_perfect_box_of_one_label(localizers, phantom):
@@ -224,12 +237,14 @@ def test_maps_are_the_trivial_ones(localizers, phantom, pixels):
     ids = phantom.split('test').items.image_id.tolist()
     geometries = [pixels.geometry(k) for k in ids]
     for kind in TRIVIAL:
-        assert np.array_equal(localizers[kind].look('test', None).maps, trivial_maps(kind, geometries, 4, 0, cohort=phantom, pixels=pixels, image_ids=ids)), kind
+        assert np.array_equal(localizers[kind].look('test', None).maps,
+                              trivial_maps(kind, geometries, 4, 0, cohort=phantom, pixels=pixels, image_ids=ids)), kind
 
 def test_without_training_regions(phantom, pixels):
     "There is no mean of them, and the rest stays"
     some = altered(phantom, rois=phantom.rois[~phantom.rois.image_id.isin(phantom.split('train').items.image_id)])
-    assert list(trivial_localizers(some, pixels, **SMALL)) == [k for k in (*TRIVIAL, 'untrained', *CEILING) if k != 'mean-roi']
+    assert list(trivial_localizers(some, pixels, **SMALL)) == [k for k in (*TRIVIAL, 'untrained',
+                                                                           *CEILING) if k != 'mean-roi']
 
 def test_untrained_is_the_same_each_time(phantom, pixels, localizers):
     "And leaves the random numbers of others alone"
@@ -239,15 +254,18 @@ def test_untrained_is_the_same_each_time(phantom, pixels, localizers):
     again = trivial_localizers(phantom, pixels, **SMALL)
     assert torch.equal(torch.rand(3), first)
     how = Convention().maps_args()
-    maps = [l['untrained'].look('test', None, **how).maps for l in (localizers, again, trivial_localizers(phantom, pixels, **SMALL, seed=1))]
+    other = trivial_localizers(phantom, pixels, **SMALL, seed=1)
+    maps = [l['untrained'].look('test', None, **how).maps for l in (localizers, again, other)]
     assert np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[0], maps[2])
 
 def test_a_checkpoint_stands_beside_the_untrained(phantom, pixels, tiny_run, student):
     "Where students start from weights, these alone are a localizer, too"
-    given = trivial_localizers(phantom, pixels, str(tiny_run.unit('baseline', 0)/'student.safetensors'), arch_kwargs=TINY['arch_kwargs'])
+    given = trivial_localizers(phantom, pixels, str(tiny_run.unit('baseline', 0)/'student.safetensors'),
+                               arch_kwargs=TINY['arch_kwargs'])
     assert list(given) == [*TRIVIAL, 'untrained', 'imagenet', *CEILING]
     how = Convention().maps_args()
-    assert np.allclose(given['imagenet'].look('test', None, **how).maps, student_localizer(student, pixels, phantom).look('test', None, **how).maps, atol=1e-6)
+    assert np.allclose(given['imagenet'].look('test', None, **how).maps,
+                       student_localizer(student, pixels, phantom).look('test', None, **how).maps, atol=1e-6)
 
 def test_a_run_keeps_its_chance_levels(tiny_run, phantom, localizers):
     kept, c = pd.read_parquet(tiny_run.folder/'trivial.parquet'), Convention()
@@ -258,20 +276,23 @@ def test_a_run_keeps_its_chance_levels(tiny_run, phantom, localizers):
         equal(mine[list(scored)].reset_index(drop=True), scored)
         assert (mine.pooled_auroc == scored.attrs['pooled_auroc']).all()
 
-@pytest.mark.parametrize('fields', [dict(rule='tuned'), dict(classes='each', method='gradcam'), dict(layer=0, rule='otsu', truth='box', min_area=.01)], ids=str)
+@pytest.mark.parametrize('fields', [dict(rule='tuned'), dict(classes='each', method='gradcam'),
+                                    dict(layer=0, rule='otsu', truth='box', min_area=.01)], ids=str)
 def test_a_run_under_another_convention(phantom, tiny, tmp_path, fields):
     "Chosen before the run, it holds for students and trivial localizers alike"
     run = run_experiment(phantom, tmp_path/'run', make_config(**tiny, convention=fields), seeds=1, progress=False)
     used = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').attrs['convention']
     assert {k: used[k] for k in fields} == fields and used == run.config['convention'] | dict(tau=used['tau'])
     assert (used['tau'] is not None) == (fields.get('rule') != 'otsu')
-    assert set(run.trivial().arm) == {*TRIVIAL, 'untrained', *CEILING} and run.per_seed()[['pixel_auroc', 'iou']].notna().all(axis=None)
+    assert set(run.trivial().arm) == {*TRIVIAL, 'untrained', *CEILING}
+    assert run.per_seed()[['pixel_auroc', 'iou']].notna().all(axis=None)
 
 def test_each_label_needs_validation_regions_to_be_tuned(phantom, tiny, tmp_path):
     "Found out before anything is trained; with them, it works"
     convention, valid = dict(rule='tuned', classes='each'), phantom.split('valid')
     [lacking] = set(phantom.split('test').rois.label) - set(valid.rois.label)
-    with pytest.raises(ValueError, match=f"each label in the validation split, which has none of '{lacking}'"): run_experiment(phantom, tmp_path/'run', make_config(**tiny, convention=convention), seeds=1, progress=False)
+    with pytest.raises(ValueError, match=f"each label in the validation split, which has none of '{lacking}'"):
+        run_experiment(phantom, tmp_path/'run', make_config(**tiny, convention=convention), seeds=1, progress=False)
     assert not (tmp_path/'run').exists()
     some = altered(phantom, rois=phantom.rois[phantom.rois.label != lacking])
     run = run_experiment(some, tmp_path/'run', make_config(**tiny, convention=convention), seeds=1, progress=False)
