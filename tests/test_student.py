@@ -1,5 +1,6 @@
-"Corner cases of mmpkd.student: checkpoints on disk, labels and batches that are odd, and what may not differ between two arms"
+"Corner cases of mmpkd.student: checkpoints on disk, odd labels and batches, and what may not differ between two arms"
 import json
+from inspect import signature
 
 import huggingface_hub.constants
 import numpy as np, pandas as pd, pytest, timm, torch
@@ -14,20 +15,22 @@ from mmpkd import student as module
 from mmpkd.cohort import Cohort
 from mmpkd.images import cache_pixels
 from mmpkd.losses import DistillationLoss, SoftLabels
-from mmpkd.student import (Student, attention_weights, check_arch, create_student, data_loaders, label_title, precision_for, soft_title,
-                           train_student)
+from mmpkd.student import (Student, attention_weights, check_arch, create_student, data_loaders, label_title,
+                           precision_for, soft_title, train_student)
 from mmpkd.teachers import macro_auroc
+from mmpkd.training import Training
 
 SMALL = {k: TINY[k] for k in ('weights', 'arch_kwargs')}
 SMALL_MODEL = dict(weights='none') | SMALL['arch_kwargs']
-QUICK = dict(epochs=1, lr=1e-3, bs=16, device='cpu', **SMALL)
+QUICK = dict(epochs=1, lr=1e-3, bs=16, augment='flip', device='cpu', **SMALL)
 
 
 @pytest.fixture(scope='module')
 def pixels(phantom, tmp_path_factory): return cache_pixels(phantom, 32, tmp_path_factory.mktemp('pixels'))
 
 @pytest.fixture(scope='module')
-def soft(phantom): return (.2 + .6*phantom.split('train').y()).sample(frac=1, random_state=0)       # not in the cohort's order
+def soft(phantom):
+    return (.2 + .6*phantom.split('train').y()).sample(frac=1, random_state=0)       # not in the cohort's order
 
 @pytest.fixture(scope='module')
 def checkpoint(shared_data): return shared_data/'vit_tiny'/'vit_tiny_patch16_224.pth'
@@ -52,8 +55,9 @@ def same(a, b): return torch.equal(weights(a), weights(b))
 @pytest.mark.parametrize('size', [224, 160])
 def test_a_real_checkpoint_is_loaded_as_it_is(checkpoint, size):
     file, model = torch.load(checkpoint, weights_only=True), create_student(2, size=size, weights=str(checkpoint))
-    blocks = {k: v for k, v in model.state_dict().items() if k.startswith(('blocks.', 'norm.', 'patch_embed.', 'cls_token'))}
-    assert len([k for k in blocks if k.startswith('blocks.')]) == len([k for k in file if k.startswith('blocks.')]) == 12*12
+    body = 'blocks.', 'norm.', 'patch_embed.', 'cls_token'
+    blocks = {k: v for k, v in model.state_dict().items() if k.startswith(body)}
+    for weights in (blocks, file): assert sum(k.startswith('blocks.') for k in weights) == 12*12
     for k, v in blocks.items(): assert torch.equal(v, file[k]), k
     assert model.head.weight.shape == (2, 192) and model.patch_embed.grid_size == (size//16,)*2
     assert torch.equal(model.pos_embed, file['pos_embed']) == (size == 224)
@@ -63,10 +67,12 @@ def test_a_real_checkpoint_is_loaded_as_it_is(checkpoint, size):
 class Intruder:
     def __reduce__(self): return (pytest.fail, ('code in a checkpoint was run',))
 
+def without_block_7(state): return {k: v for k, v in state.items() if not k.startswith('blocks.7.')}
+
 MISFITS = dict(
     width=lambda path: torch.save(timm.create_model('vit_small_patch16_224', depth=1).state_dict(), path),
     resnet=lambda path: torch.save(timm.create_model('resnet10t').state_dict(), path),
-    block=lambda path: torch.save({k: v for k, v in create_student(1, weights='none').state_dict().items() if not k.startswith('blocks.7.')}, path))
+    block=lambda path: torch.save(without_block_7(create_student(1, weights='none').state_dict()), path))
 
 @pytest.mark.parametrize('write', MISFITS.values(), ids=MISFITS)
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, write):
@@ -86,12 +92,17 @@ NO_CHECKPOINTS = {
 def test_a_file_that_is_no_checkpoint_is_named_in_one_sentence(tmp_path, name):
     "torch's advice to switch the safety off is not passed on"
     NO_CHECKPOINTS[name](tmp_path/name)
-    with pytest.raises(ValueError, match='state_dict') as refused: create_student(1, 32, **SMALL_MODEL | dict(weights=str(tmp_path/name)))
+    with pytest.raises(ValueError, match='state_dict') as refused:
+        create_student(1, 32, **SMALL_MODEL | dict(weights=str(tmp_path/name)))
     said = str(refused.value)
-    assert said.startswith(str(tmp_path/name)) and 'weights_only' not in said and '\n' not in said and len(said.replace(str(tmp_path), '')) < 180
+    assert said.startswith(str(tmp_path/name))
+    assert 'weights_only' not in said
+    assert '\n' not in said
+    assert len(said.replace(str(tmp_path), '')) < 180
 
-CONTAINERS = [lambda w: w, lambda w: dict(state_dict=w, epoch=3), lambda w: dict(model=w, optimizer=dict(lr=.1)), lambda w: dict(model_ema=w, model={}),
-              lambda w: dict(state_dict={f'module.{k}': v for k, v in w.items()})]
+CONTAINERS = [
+    lambda w: w, lambda w: dict(state_dict=w, epoch=3), lambda w: dict(model=w, optimizer=dict(lr=.1)),
+    lambda w: dict(model_ema=w, model={}), lambda w: dict(state_dict={f'module.{k}': v for k, v in w.items()})]
 
 @pytest.mark.parametrize('pack', CONTAINERS)
 def test_weights_are_found_where_training_programs_leave_them(tmp_path, pack):
@@ -102,14 +113,17 @@ def test_weights_are_found_where_training_programs_leave_them(tmp_path, pack):
     for k, v in model.state_dict().items():
         if not k.startswith('head.'): assert torch.equal(v, again.state_dict()[k]), k
 
-CONSUMED_BY_TIMM = dict(checkpoint_path='evil.pth', pretrained=True, pretrained_cfg=dict(file='evil.pth'), pretrained_cfg_overlay=dict(file='evil.pth'),
-                        cache_dir='evil', scriptable=True, block_fn='evil', img_size=64, num_classes=9, features_only=True)
+CONSUMED_BY_TIMM = dict(
+    checkpoint_path='evil.pth', pretrained=True, pretrained_cfg=dict(file='evil.pth'), features_only=True,
+    pretrained_cfg_overlay=dict(file='evil.pth'), cache_dir='evil', scriptable=True, block_fn='evil', img_size=64,
+    num_classes=9)
 
 @pytest.mark.parametrize('name', CONSUMED_BY_TIMM)
 def test_a_student_folder_cannot_name_a_file_to_be_read(tmp_path, name):
     "timm.create_model would open the file of another, and older versions would run what is in it"
     model = create_student(1, 32, **SMALL_MODEL)
-    Student(model, dict(labels=['a'], task='multilabel', size=32, arch=module.VIT_TINY, arch_kwargs=SMALL['arch_kwargs'])).save(tmp_path)
+    Student(model, dict(labels=['a'], task='multilabel', size=32, arch=module.VIT_TINY,
+                        arch_kwargs=SMALL['arch_kwargs'])).save(tmp_path)
     torch.save(dict(state_dict=Intruder()), tmp_path/'evil.pth')
     config = json.loads((tmp_path/'student.json').read_text())
     value = str(tmp_path/'evil.pth') if CONSUMED_BY_TIMM[name] == 'evil.pth' else CONSUMED_BY_TIMM[name]
@@ -117,13 +131,15 @@ def test_a_student_folder_cannot_name_a_file_to_be_read(tmp_path, name):
     (tmp_path/'student.json').write_text(json.dumps(config))
     with pytest.raises(ValueError, match=name): Student.load(tmp_path)
 
-@pytest.mark.parametrize('arch', ['local-dir:/anywhere', 'hf-hub:someone/something', 'hf_hub:someone/something', '../vit_tiny_patch16_224'])
+@pytest.mark.parametrize('arch', ['local-dir:/anywhere', 'hf-hub:someone/something', 'hf_hub:someone/something',
+                                  '../vit_tiny_patch16_224'])
 def test_an_architecture_is_a_name_and_no_place(arch):
     with pytest.raises(ValueError, match='timm has no model'): create_student(1, weights='none', arch=arch)
 
 @pytest.mark.parametrize('value', [None, [8, 8], {}])
 def test_an_odd_value_of_the_architecture(value):
-    with pytest.raises(ValueError, match='patch_size must be a number or a word'): create_student(1, weights='none', patch_size=value)
+    with pytest.raises(ValueError, match='patch_size must be a number or a word'):
+        create_student(1, weights='none', patch_size=value)
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
@@ -138,28 +154,31 @@ def test_unknown_architecture(arch):
     with pytest.raises(ValueError, match=f'no model {arch!r}'): create_student(1, weights='none', arch=arch)
 
 @pytest.mark.parametrize('size', [100, 8])
-def test_a_size_that_patches_do_not_fill(size): # the map would be laid over the whole square, and so be off by some pixels
+def test_a_size_that_patches_do_not_fill(size):
+    "The map would be laid over the whole square, and so be off by some pixels"
     with pytest.raises(ValueError, match=f'{size}'): create_student(1, size=size, weights='none')
 
 # Networks of timm that a student cannot be made from, and others that it can
 
-OTHERS = ['resnet18', 'convnext_atto', 'efficientnet_b0', 'swin_tiny_patch4_window7_224', 'xcit_nano_12_p8_224', 'hiera_tiny_224',
-          'volo_d1_224', 'maxvit_tiny_tf_224', 'naflexvit_base_patch16_gap', 'beit_base_patch16_224',
+OTHERS = ['resnet18', 'convnext_atto', 'efficientnet_b0', 'swin_tiny_patch4_window7_224', 'xcit_nano_12_p8_224',
+          'hiera_tiny_224', 'volo_d1_224', 'maxvit_tiny_tf_224', 'naflexvit_base_patch16_gap', 'beit_base_patch16_224',
           'eva02_tiny_patch14_224', 'mixer_s32_224', 'cait_xxs24_224', 'convit_tiny', 'pit_ti_224', 'crossvit_9_240',
           'vit_relpos_small_patch16_224', 'vit_dlittle_patch16_reg1_gap_256', 'vit_huge_plus_patch16_dinov3',
           'samvit_base_patch16', 'mobilevit_xxs']
 
-ASKED = [(arch, 'imagenet', {}) for arch in OTHERS] + [(arch, weights, kwargs) for arch in OTHERS[:4:3] for weights in ('none', 'evil.pth')
-                                                       for kwargs in ({}, SMALL['arch_kwargs'])]
+WITH_WISHES = [(weights, kwargs) for weights in ('none', 'evil.pth') for kwargs in ({}, SMALL['arch_kwargs'])]
+ASKED = [(arch, 'imagenet', {}) for arch in OTHERS] + [(arch, *wish) for arch in OTHERS[:4:3] for wish in WITH_WISHES]
 
 @pytest.mark.parametrize('arch,weights,kwargs', ASKED)
 def test_a_network_that_is_not_plain_is_refused_in_one_sentence(offline, arch, weights, kwargs):
     "Before a file is opened or the hub is asked, with arguments or without"
-    with pytest.raises(ValueError, match=f"^arch must be a plain vision transformer of timm, .*; '{arch}' is none: [^:]*$"):
+    with pytest.raises(ValueError,
+                       match=f"^arch must be a plain vision transformer of timm, .*; '{arch}' is none: [^:]*$"):
         create_student(2, 224, weights, arch, **kwargs)
 
 PLAIN = ['vit_tiny_patch16_224', 'vit_small_patch32_384', 'deit_tiny_distilled_patch16_224', 'deit3_small_patch16_224',
-         'vit_small_patch14_reg4_dinov2', 'flexivit_small', 'vit_base_patch16_siglip_224', 'vit_tiny_r_s16_p8_224', 'vit_base_patch16_clip_224']
+         'vit_small_patch14_reg4_dinov2', 'flexivit_small', 'vit_base_patch16_siglip_224', 'vit_tiny_r_s16_p8_224',
+         'vit_base_patch16_clip_224']
 
 @pytest.mark.parametrize('arch', PLAIN)
 def test_a_plain_one_is_known_without_being_built(arch):
@@ -167,7 +186,8 @@ def test_a_plain_one_is_known_without_being_built(arch):
     before = torch.random.get_rng_state()
     side = 14 if 'patch14' in arch else 16
     assert check_arch(arch, 16*side, num_classes=2) is None and torch.equal(torch.random.get_rng_state(), before)
-    with pytest.raises(ValueError, match='a multiple of the patch size|cannot be made with'): check_arch(arch, 16*side + 5)
+    with pytest.raises(ValueError, match='a multiple of the patch size|cannot be made with'):
+        check_arch(arch, 16*side + 5)
 
 WISHES = [(dict(embed_dim=50), 'divisible by num_heads'), (dict(depth=0), 'no blocks'), (dict(depth=2.5), 'float'),
           (dict(global_pool='middle'), ''), (dict(class_token=False), ''), (dict(patch_size='eight'), '')]
@@ -182,7 +202,8 @@ def test_imagenet_weights_that_do_not_fit_are_no_fault_of_the_network(monkeypatc
     state = timm.create_model('vit_tiny_patch16_224').state_dict()
     monkeypatch.setattr(timm.models._builder, 'load_state_dict_from_hf', lambda *args, **kwargs: dict(state))
     assert torch.equal(create_student(2).blocks[3].attn.qkv.weight, state['blocks.3.attn.qkv.weight'])
-    with pytest.raises(ValueError, match=r"ImageNet weights of vit_tiny.* do not fit .*'embed_dim': 96.*weights='none'"):
+    with pytest.raises(ValueError,
+                       match=r"ImageNet weights of vit_tiny.* do not fit .*'embed_dim': 96.*weights='none'"):
         create_student(2, embed_dim=96)
 
 @pytest.mark.parametrize('arch', ['resnet18', 'swin_tiny_patch4_window7_224', 7, None, ['vit_tiny_patch16_224']])
@@ -239,16 +260,20 @@ def test_no_privileged_information_leaves_the_hard_label(phantom, pixels, soft):
 
 def test_soft_labels_that_do_not_fit(phantom, pixels, soft):
     gone = phantom.split('train').items.image_id.iloc[2]
-    with pytest.raises(ValueError, match=f'1 training images have no row .* {gone!r}'): train_student(phantom, pixels, soft.drop(index=gone), **QUICK)
-    with pytest.raises(ValueError, match='soft labels are of'): train_student(phantom, pixels, soft[soft.columns[::-1]], **QUICK)
-    with pytest.raises(ValueError, match='soft labels are of'): train_student(phantom, pixels, soft.iloc[:, :2], **QUICK)
+    with pytest.raises(ValueError, match=f'1 training images have no row .* {gone!r}'):
+        train_student(phantom, pixels, soft.drop(index=gone), **QUICK)
+    with pytest.raises(ValueError, match='soft labels are of'):
+        train_student(phantom, pixels, soft[soft.columns[::-1]], **QUICK)
+    with pytest.raises(ValueError, match='soft labels are of'):
+        train_student(phantom, pixels, soft.iloc[:, :2], **QUICK)
 
 
 # Batches
 
 def contents(loader, pixels):
     "What passes in one epoch: (image_id, flipped?, y, s), found again by the pixels alone"
-    known = {a.tobytes(): (k, f) for k in pixels.index.index for f, a in ((False, pixels[k]), (True, np.ascontiguousarray(pixels[k][:, ::-1])))}
+    known = {pixels[k].tobytes(): (k, False) for k in pixels.index.index}
+    known |= {np.ascontiguousarray(pixels[k][:, ::-1]).tobytes(): (k, True) for k in pixels.index.index}
     out = []
     for x, y, s in loader:
         a = ((x*.5 + .5)*255).round().to(torch.uint8).numpy()
@@ -258,7 +283,7 @@ def contents(loader, pixels):
 
 def loaders(phantom, pixels, soft=None, seed=0, **kwargs):
     set_seed(seed, reproducible=True)
-    return data_loaders(phantom, pixels, soft, **dict(bs=8, device='cpu') | kwargs)
+    return data_loaders(phantom, pixels, soft, **dict(bs=8, augment='flip', device='cpu') | kwargs)
 
 def test_images_are_flipped_in_training_only(phantom, pixels):
     dls = loaders(phantom, pixels)
@@ -278,7 +303,8 @@ def test_standard_augmentation_is_for_training_only(phantom, pixels):
     assert not torch.equal(a, torch.cat([x for x, _, _ in loaders(phantom, pixels, augment='standard', seed=1).train]))
 
 def test_augmentation_by_another_name(phantom, pixels):
-    with pytest.raises(ValueError, match="'none', 'flip' or 'standard', not 'flips'"): train_student(phantom, pixels, **QUICK, augment='flips')
+    with pytest.raises(ValueError, match="'none', 'flip' or 'standard', not 'flips'"):
+        train_student(phantom, pixels, **QUICK | dict(augment='flips'))
 
 def test_each_split_stays_where_it_belongs(phantom, pixels):
     dls = loaders(phantom, pixels, bs=6)
@@ -291,7 +317,9 @@ def test_labels_are_joined_by_name(phantom, pixels, soft):
         assert hard == y.loc[k].tolist() and s == pytest.approx(soft.loc[k].tolist())
 
 def test_both_arms_see_the_same_batches(phantom, pixels, soft):
-    def epochs(*args, **kwargs): dls = loaders(phantom, pixels, *args, **kwargs); return [c[:2] for _ in range(2) for c in contents(dls.train, pixels)]
+    def epochs(*args, **kwargs):
+        dls = loaders(phantom, pixels, *args, **kwargs)
+        return [c[:2] for _ in range(2) for c in contents(dls.train, pixels)]
     assert epochs() == epochs(soft)
     assert epochs() != epochs(seed=1)
 
@@ -305,7 +333,8 @@ def test_batches_smaller_and_larger_than_usual(phantom, pixels, soft, bs):
 
 @pytest.mark.parametrize('precision,augment', [('fp32', 'flip'), ('bf16', 'flip'), ('bf16', 'standard')])
 def test_lambda_of_zero_does_not_hear_the_teacher(phantom, pixels, soft, precision, augment):
-    a, b, c = (train_student(phantom, pixels, s, lam, **QUICK | dict(precision=precision, augment=augment)) for s, lam in ((soft, 0.), (None, 0.), (soft, .5)))
+    how = QUICK | dict(precision=precision, augment=augment)
+    a, b, c = (train_student(phantom, pixels, s, lam, **how) for s, lam in ((soft, 0.), (None, 0.), (soft, .5)))
     assert same(a, b) and not same(a, c)
 
 def test_precision_matters_and_is_not_kept(phantom, pixels):
@@ -314,7 +343,8 @@ def test_precision_matters_and_is_not_kept(phantom, pixels):
     torch.testing.assert_close(weights(a), weights(b), atol=.02, rtol=0)
     assert not torch.is_autocast_enabled('cpu')
 
-def test_a_fault_in_a_batch_does_no_harm_to_the_next_training(phantom, pixels, monkeypatch): # such as Ctrl-C in a notebook
+def test_a_fault_in_a_batch_does_no_harm_to_the_next_training(phantom, pixels, monkeypatch):
+    "Such as Ctrl-C in a notebook"
     def fault(*args): raise RuntimeError('fault')
     bf16 = QUICK | dict(precision='bf16')
     before = train_student(phantom, pixels, **bf16)
@@ -334,6 +364,26 @@ def test_only_the_seed_counts(phantom, pixels):
         torch.manual_seed(before); np.random.seed(before)
         students.append(train_student(phantom, pixels, seed=5, **QUICK))
     assert same(*students)
+
+def test_hyperparameters_by_name_and_as_an_object(phantom, pixels):
+    "The same student, also where one replaces one of the other; a seed in their place is refused"
+    how = Training(**{k: v for k, v in QUICK.items() if k != 'device'})
+    by_name = train_student(phantom, pixels, lam=0., **QUICK)
+    assert same(by_name, train_student(phantom, pixels, lam=0., how=how, device='cpu'))
+    assert same(by_name, train_student(phantom, pixels, lam=0., how=Training(), **QUICK))
+    with pytest.raises(TypeError, match='seed=3'): train_student(phantom, pixels, None, 0., 3)
+    with pytest.raises(TypeError, match='epoch'): train_student(phantom, pixels, epoch=3)
+
+def test_one_default_of_each_hyperparameter():
+    "Those of `Training` are those of `data_loaders` and of a run"
+    loaders = signature(data_loaders).parameters
+    assert (loaders['bs'].default, loaders['augment'].default) == (Training().bs, Training().augment)
+    assert signature(create_student).parameters['arch'].default == Training().arch
+
+@pytest.mark.parametrize('bad', [dict(epochs=0), dict(epochs=True), dict(bs=1.5), dict(lr=0.), dict(lr=float('nan')),
+                                 dict(augment='mirror'), dict(precision='fp8')], ids=str)
+def test_hyperparameters_that_make_no_sense(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))): Training(**bad)
 
 def test_history_and_progress(phantom, pixels):
     calls = []
@@ -362,7 +412,8 @@ def test_attention_that_cannot_move_is_an_error(phantom, pixels, monkeypatch, fr
         if frozen: model.blocks.requires_grad_(False)
         return model
     monkeypatch.setattr(module, 'create_student', make)
-    with pytest.raises(RuntimeError, match='did not move'): train_student(phantom, pixels, **QUICK | (dict() if frozen else dict(lr=0.)))
+    with pytest.raises(RuntimeError, match='did not move'):
+        train_student(phantom, pixels, **QUICK | (dict() if frozen else dict(lr=1e-30)))
 
 
 # Afterwards
@@ -383,7 +434,8 @@ def test_auroc_in_training_is_that_of_what_is_predicted(phantom, pixels):
     c = classes(phantom)
     student = train_student(c, pixels, **QUICK, precision='fp32')
     valid = c.split('valid')
-    assert student.history.auroc.iloc[-1] == pytest.approx(macro_auroc(valid.y(), student.predict(pixels, valid.items.image_id)), abs=1e-6)
+    predicted = macro_auroc(valid.y(), student.predict(pixels, valid.items.image_id))
+    assert student.history.auroc.iloc[-1] == pytest.approx(predicted, abs=1e-6)
 
 @pytest.mark.parametrize('task', ['multilabel', 'multiclass'])
 def test_save_and_load(phantom, pixels, tmp_path, task):
@@ -401,7 +453,8 @@ def test_no_student_there(tmp_path, student):
     (tmp_path/'student.safetensors').unlink()
     with pytest.raises(FileNotFoundError, match='student.safetensors'): Student.load(tmp_path)
 
-@pytest.mark.parametrize('rows,moves', [(slice(48), True), (slice(48, 96), True), (slice(96, 144), False)], ids=['query', 'key', 'value'])
+@pytest.mark.parametrize('rows,moves', [(slice(48), True), (slice(48, 96), True), (slice(96, 144), False)],
+                         ids=['query', 'key', 'value'])
 def test_attention_weights_are_a_copy_of_query_and_key(student, rows, moves):
     before = attention_weights(student.model)
     assert before.numel() == 2*2*48*48
