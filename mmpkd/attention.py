@@ -370,7 +370,7 @@ def _maps(student, pixels, ids, classes, specs, bs=None):
                 maps[i].append(m.cpu())
     return [torch.cat(m).numpy() for m in maps]
 
-# %% ../nbs/21_attention.ipynb #deeb9fa0
+# %% ../nbs/21_attention.ipynb #02c6932e
 def maps_by_method(
     student:Student, # A trained student
     pixels:Pixels, # The pixel cache
@@ -402,7 +402,7 @@ def attention_maps(
     maps, = maps_by_method(student, pixels, image_ids, [as_map_spec(spec, **fields)], target, bs)
     return maps
 
-# %% ../nbs/21_attention.ipynb #eab2f572
+# %% ../nbs/21_attention.ipynb #d17606f3
 _MOVED = ('agreement', 'chance_overlap', 'randomisation_check', 'rank_correlation', 'show_randomisation',
           'shown_patches')
 

@@ -109,7 +109,7 @@ def ensemble_predictions(
     first, *others = [read_kept(run.unit(arm, seed)/'predictions.parquet') for seed in range(run.seeds)]
     return sum(others, first)/run.seeds
 
-# %% ../nbs/41_ensemble.ipynb #fc7b563c
+# %% ../nbs/41_ensemble.ipynb #9a57df03
 def _kept_scores(run, arm, scale): # Their file
     return run.folder/'ensembles'/f'{run.unit(arm, 0).parent.name}_{scale}_{run.seeds}.parquet'
 
@@ -165,7 +165,7 @@ def ensemble_runs(
     if not found: return table
     return table.merge(per_run(scores, found, by=['arm']), on='arm')
 
-# %% ../nbs/41_ensemble.ipynb #e6450211
+# %% ../nbs/41_ensemble.ipynb #029ee590
 def has_ensembles(
     run:Run # A finished run
 ) -> bool:
@@ -192,11 +192,11 @@ def ensemble_table(
     t = t.loc[[(a, m) for a in run.arms for m in metrics]]
     return t.rename(arm_title, level='arm').rename(TITLES, level='metric').rename_axis(['method', 'score'])
 
-# %% ../nbs/41_ensemble.ipynb #3b465bbf
+# %% ../nbs/41_ensemble.ipynb #82de8fb6
 def _by_patient(scores, metric, patients): # Sum of a score over the images of each patient, and how many have a value
     groups = scores.groupby('patient_id')[metric]
-    total, n = (by_patient.reindex(patients).to_numpy() for by_patient in (groups.sum(), groups.count()))
-    return total, n
+    total, n = groups.sum().reindex(patients), groups.count().reindex(patients)
+    return total.to_numpy(), n.to_numpy()
 
 def _difference(total, n, other, m, axis=-1): # Of two means over images
     with np.errstate(invalid='ignore'):
@@ -231,7 +231,7 @@ def ensemble_intervals(
     rows = [row(arm, m) for arm in arms for m in metrics]
     return pd.DataFrame(rows, columns=['arm', 'metric', 'difference', 'lo', 'hi', 'patients'])
 
-# %% ../nbs/41_ensemble.ipynb #cd4afd93
+# %% ../nbs/41_ensemble.ipynb #f1290ed1
 def of_other_images(
     maps:list # `AttentionMaps` of the same images, one for each student; at least as many images as students
 ) -> list: # `AttentionMaps`, each image with a map of another
@@ -251,10 +251,11 @@ def half_agreement(
     for arm in run.arms:
         students = [run.maps(arm, seed) for seed in range(run.seeds)]
         halves = [mean_maps(students[k::2], scale) for k in (0, 1)]
-        r = agree(halves)
-        rows[arm_title(arm)] = {'two students': agree(students), 'two halves': r, 'two wholes (estimate)': 2*r/(1 + r),
-                                'students, different images': agree(of_other_images(students)),
-                                'halves, different images': agree(of_other_images(halves))}
+        row = {'two students': agree(students), 'two halves': agree(halves)}
+        row['two wholes (estimate)'] = 2*row['two halves']/(1 + row['two halves'])
+        row['students, different images'] = agree(of_other_images(students))
+        row['halves, different images'] = agree(of_other_images(halves))
+        rows[arm_title(arm)] = row
     return pd.DataFrame(rows).T.rename_axis('method')
 
 # %% ../nbs/41_ensemble.ipynb #2cea274d

@@ -1,4 +1,4 @@
-"""Reference maps that know nothing of the task, and one call that makes, tunes and scores the maps of a student or of them.
+"""Reference maps that know nothing of the task, and one call to make, tune and score the maps of anything.
 
 Docs: https://mmpkd.github.io/mmpkd/localizers.html.md"""
 
@@ -73,7 +73,7 @@ def _check_kind(kind, cohort, pixels, image_ids):
     if kind == 'body' and (pixels is None or image_ids is None):
         raise ValueError("'body' looks at the images: it needs pixels and image_ids")
 
-# %% ../nbs/33_localizers.ipynb #daf88817
+# %% ../nbs/33_localizers.ipynb #a1c76614
 def trivial_maps(
     kind:str, # A key of `TRIVIAL`
     geometries:list, # (N,) `Geometry` of each image
@@ -174,7 +174,7 @@ def _groups(localizer, conventions): # By `classes`, lists of conventions that r
         groups.setdefault(c.classes, {}).setdefault(spec, []).append(c)
     return {classes: [*alike.values()] for classes, alike in groups.items()}
 
-# %% ../nbs/33_localizers.ipynb #860dd26a
+# %% ../nbs/33_localizers.ipynb #05b59208
 def score_localizer(
     localizer:Localizer, # What makes the maps
     cohort:Cohort, # Validation and test split, with regions of interest

@@ -30,7 +30,7 @@ def _of_run(run, rois, root, repairs=None): # Images, labels and splits of the r
     how = dict(root=root, task=run.asked['task'], name=run.asked['cohort'], repairs=repairs)
     return Cohort(items, run.asked['labels'], rois, **how)
 
-# %% ../nbs/41_rescoring.ipynb #f49ab74e
+# %% ../nbs/41_rescoring.ipynb #3fd1c34a
 def regions_for(
     run:Run, # A finished run
     rois:str|PathLike|pd.DataFrame, # A file, or the table itself, as for `Cohort.from_table`
@@ -136,7 +136,7 @@ def _finished(run, folder, about): # Are these scores there, of all trainings?
     again = OtherRegions(run.folder, about['name'])
     return all(again.scores_file(arm, seed).is_file() for arm, seed, _ in run.units())
 
-# %% ../nbs/41_rescoring.ipynb #9d98378a
+# %% ../nbs/41_rescoring.ipynb #dd042f94
 def score_again(
     run:Run, # A finished run
     cohort:Cohort, # Only its regions are taken; from `regions_for`, or any cohort with the images of the run

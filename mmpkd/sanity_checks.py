@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/sanity_checks.html.md"""
 # %% auto #0
 __all__ = ['randomisation_check', 'agreement']
 
-# %% ../nbs/22_sanity_checks.ipynb #937bea28
+# %% ../nbs/22_sanity_checks.ipynb #dbf99749
 import copy
 from itertools import combinations
 

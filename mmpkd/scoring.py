@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/scoring.html.md"""
 # %% auto #0
 __all__ = ['TAUS', 'truth_of', 'score_conventions', 'score_maps', 'tune_tau']
 
-# %% ../nbs/30_scoring.ipynb #bc4fc918
+# %% ../nbs/30_scoring.ipynb #29b001ba
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -47,7 +47,7 @@ def _mask_of(cohort, path, image_id, shape): # An outline that belongs to this i
         kind = ValueError if isinstance(e, ValueError) else FileNotFoundError
         raise kind(f'the mask of image {image_id!r} cannot be used: {e.__cause__ or "missing file"}') from e
 
-# %% ../nbs/30_scoring.ipynb #ca07f24a
+# %% ../nbs/30_scoring.ipynb #04443c64
 def truth_of(
     cohort:Cohort, # Has the regions of interest
     image_id:str, # Which image
@@ -155,7 +155,7 @@ def levels(
     bits = u.view(np.int32) + 64 >> 7                                          # 16 of the 23 bits after the point
     return (bits - (FLOOR.view(np.int32) >> 7)).astype(np.intp)
 
-# %% ../nbs/30_scoring.ipynb #c7923468
+# %% ../nbs/30_scoring.ipynb #47e3aa1e
 class PooledAUROC:
     "AUROC over the pixels of many images together, in a fixed amount of memory"
     def __init__(self,
@@ -183,7 +183,7 @@ class PooledAUROC:
             total += np.bincount(np.concatenate(parts), minlength=len(total))
         self.waiting = []
 
-# %% ../nbs/30_scoring.ipynb #0e793194
+# %% ../nbs/30_scoring.ipynb #5334cb0c
 @patch(as_prop=True)
 def value(self:PooledAUROC) -> float: # NaN if all pixels or none belong to a lesion
     "The AUROC so far"
@@ -291,7 +291,7 @@ def score_conventions(
         return _table(c, rows, pools[c.interpolation, (truth, label)], label)
     return {c: table(c) for c in truths}
 
-# %% ../nbs/30_scoring.ipynb #f7e23127
+# %% ../nbs/30_scoring.ipynb #40cd1892
 def score_maps(
     maps:np.ndarray, # (N, g, g) attention maps on the patch grid
     image_ids:list, # (N,) the image of each map
@@ -339,7 +339,7 @@ def tune_tau(
     best = np.mean(ious, 0).argmax()
     return tries[int(best)].tau
 
-# %% ../nbs/30_scoring.ipynb #7638a2f5
+# %% ../nbs/30_scoring.ipynb #8ee037ca
 _MOVED = ('OtherRegions', 'pixels_of', 'regions_for', 'score_again', 'score_unit', 'scores_folder')
 
 def __getattr__(name): # moved
