@@ -1,8 +1,10 @@
 "What the tools write is up to date, and they lose nothing."
-import json, re
+import base64, io, json, re
 from pathlib import Path
 
-import pages, readme
+import figures, links, pages, readme
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
@@ -88,3 +90,57 @@ def test_readme_keeps_words_beside_a_picture():
     out = {'data': {'image/png': 'AAAA'}}
     said = readme.show_output(out, 'a.png', pictures, {'fig-alt': '"drawn"', 'fig-cap': '"seen"'})
     assert said == '![drawn](a.png)\n\n*seen*' and list(pictures) == ['a.png']
+
+
+def test_links_of_markdown_copies(tmp_path):
+    "To the copy of a page where there is one, else to the page; what is elsewhere stays"
+    for name in ('cohort.html.md', 'cohort.html', 'cli.html'):
+        (tmp_path/name).touch()
+    text = '[a](00_cohort.ipynb#cohort.y) [b](43_cli.ipynb) [c](https://x.org/a.ipynb) [d](gone.md) `f](43_cli.ipynb`'
+    said = links.relink(text, tmp_path)
+    assert said.startswith('[a](cohort.html.md#cohort.y) [b](cli.html) [c](https://x.org/a.ipynb) [d](gone.md)')
+    assert links.relink(said, tmp_path) == said
+
+
+def png(pixels):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, 'PNG')
+    return out.getvalue()
+
+
+def test_a_chart_becomes_a_palette_and_stays_the_same():
+    chart = np.full((60, 2000, 4), 255, np.uint8)
+    chart[20:30, ::3] = (200, 0, 0, 255)
+    small = figures.small_png(png(chart))
+    found = Image.open(io.BytesIO(small))
+    assert found.mode == 'P' and found.width == figures.WIDTHS[0]
+    assert figures.small_png(small) == small, 'a second call changes nothing'
+    narrow = figures.small_png(png(chart[:, :800]))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(narrow)).convert('RGBA')), chart[:, :800])
+
+
+def test_a_figure_that_would_change_visibly_keeps_its_colours():
+    rng = np.random.default_rng(0)
+    stripes = rng.integers(0, 256, (64, 1, 3)).astype(np.uint8).repeat(64, axis=1)
+    colours = np.concatenate([stripes, rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)], axis=1)
+    small = Image.open(io.BytesIO(figures.small_png(png(colours))))
+    assert figures.looks_equal(figures.opaque(Image.fromarray(colours)), small.convert('RGB'))
+
+
+def test_a_notebook_with_small_figures_is_clean(tmp_path):
+    "Only picture data change, and the file is laid out as nbdev-clean does"
+    chart = np.full((50, 400, 3), 255, np.uint8)
+    chart[10:12] = 0
+    noisy = io.BytesIO()
+    Image.fromarray(chart).save(noisy, 'PNG', compress_level=0)
+    data = {'image/png': base64.b64encode(noisy.getvalue()).decode(), 'text/plain': ['<Figure>']}
+    out = dict(data=data, metadata={}, output_type='display_data')
+    cell = dict(cell_type='code', id='a', execution_count=None, metadata={}, outputs=[out], source=['plot()'])
+    nb = dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5)
+    path = tmp_path/'a.ipynb'
+    path.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    before, after = figures.shrink(path)
+    assert after < before/10 and path.stat().st_size == after
+    found = json.loads(path.read_text(encoding='utf-8'))
+    found['cells'][0]['outputs'][0]['data']['image/png'] = data['image/png']
+    assert found == nb

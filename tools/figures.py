@@ -1,8 +1,8 @@
 """Make the stored figures of notebooks small: `python tools/figures.py [NOTEBOOK ...]`, all of nbs/ by default
 
-A figure becomes a PNG of at most 256 colours, and at most 1,200 pixels wide, if that loses nothing that an eye sees:
-its mean and its largest local error are measured, and a figure that would change visibly keeps its colours. What is
-small already stays as it is, so that a second call changes nothing."""
+A figure becomes a PNG of at most 256 colours and 1,200 pixels (960 if it is large), the width of a page, if that loses
+nothing that an eye sees: mean and local errors are measured, and a figure that would change visibly keeps its colours.
+A small figure stays as it is, so that a second call changes nothing."""
 import base64, io, json, sys
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDEST = 1200 # pixels
+WIDTHS = 1200, 960 # pixels; the second, that of a page's text, for a figure that would be larger than LARGE
+LARGE = 100_000 # bytes
 MEAN_ERROR = 2. # of 255, mean over the picture
-LOCAL_ERROR = 12. # of 255, largest mean of 5 x 5 pixels, in which dithering and lines blur to what an eye sees
+LOCAL_ERROR = 10. # of 255, in means of 5 x 5 pixels (in which dithering blurs as it does to an eye), 99.9 % of them
+WORST_ERROR = 40. # the same, all of them
 
 
 def opaque(image):
@@ -22,11 +24,12 @@ def opaque(image):
     return Image.alpha_composite(white, image).convert('RGB')
 
 
-def errors(a, b):
-    "(mean, largest local) difference of two pictures of one size"
+def looks_equal(a, b):
+    "Are two pictures of one size the same to an eye?"
     mean = np.abs(np.asarray(a, float) - np.asarray(b, float)).mean()
     blurred = [np.asarray(p.filter(ImageFilter.BoxBlur(2)), float) for p in (a, b)]
-    return mean, np.abs(blurred[0] - blurred[1]).max()
+    local = np.abs(blurred[0] - blurred[1])
+    return mean <= MEAN_ERROR and np.percentile(local, 99.9) <= LOCAL_ERROR and local.max() <= WORST_ERROR
 
 
 def encode(image):
@@ -44,21 +47,28 @@ def palettes(image):
             for n in (128, 256) for dither in (Image.Dither.NONE, Image.Dither.FLOYDSTEINBERG)]
 
 
+def narrower(picture, width):
+    "The picture, at most this wide"
+    if picture.width <= width: return picture
+    height = round(picture.height*width/picture.width)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def reduced(picture):
+    "PNG bytes in as few colours as look equal"
+    for candidate in palettes(picture):
+        if looks_equal(picture, candidate.convert('RGB')): return encode(candidate)
+    return encode(picture)
+
+
 def small_png(data):
     "The same picture in fewer bytes, or the data as they are"
     image = Image.open(io.BytesIO(data))
-    if image.mode == 'P' and image.width <= WIDEST: return data
+    if image.mode == 'P' and image.width <= WIDTHS[0]: return data
     picture = opaque(image)
-    if picture.width > WIDEST:
-        height = round(picture.height*WIDEST/picture.width)
-        picture = picture.resize((WIDEST, height), Image.Resampling.LANCZOS)
-    best = encode(picture)
-    for reduced in palettes(picture):
-        mean, local = errors(picture, reduced.convert('RGB'))
-        candidate = encode(reduced)
-        if mean <= MEAN_ERROR and local <= LOCAL_ERROR and len(candidate) < len(best):
-            best = candidate
-            break
+    for width in WIDTHS:
+        best = reduced(narrower(picture, width))
+        if len(best) <= LARGE: break
     return best if len(best) < len(data) else data
 
 
