@@ -80,7 +80,7 @@ class Seen:
                 hooks.append(b.attn.register_forward_pre_hook(keep(self.attn)))
             model(x)
 
-def _was_seen(model, x): # Is this a pass, and one of this model?
+def _was_seen(model, x): # True for a pass of this model; an error for one of another
     if isinstance(x, Seen) and x.model is not model:
         raise ValueError('these images were seen by another model; make `Seen` with this one')
     return isinstance(x, Seen)
@@ -169,7 +169,7 @@ def rollout(
 
 # %% ../nbs/21_attention.ipynb #2bb5ae5c
 def _gradients(model, x, target, watch, fused=True):
-    "What `watch` catches, and the gradients of the target's logits with respect to it"
+    "The tensors that `watch` catches, and the gradients of the target's logits with respect to them"
     caught = []
     images = x.images if _was_seen(model, x) else x
     with _borrowed(model) as hooks, torch.inference_mode(False), torch.enable_grad():

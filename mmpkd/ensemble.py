@@ -156,7 +156,7 @@ def ensemble_runs(
     cohort:Cohort=None, # As for `ensemble_scores`
     scale:str='sum' # One of `SCALES`
 ) -> pd.DataFrame: # One row per arm: `auroc` and the mean localization scores
-    "What an ensemble of all seeds reaches in each arm"
+    "AUROC and mean localization scores of the ensemble of each arm"
     y = run.labels('test')
     scores = ensemble_scores(run, cohort, scale)
     def auroc(arm): return macro_auroc(y, ensemble_predictions(run, arm).loc[y.index])

@@ -75,7 +75,7 @@ def pointing_hit(
     heat:np.ndarray, # (h, w) heat
     mask:np.ndarray # (h, w) bool
 ) -> float: # 1 or 0; in between if only a part of the hottest pixels hit
-    "Does the hottest pixel lie in the lesion? (pointing game)"
+    "1 if the hottest pixel lies in the lesion (pointing game)"
     hottest, mask = heat == heat.max(), np.asarray(mask, bool)
     hits = np.count_nonzero(hottest & mask)
     return float(hits/np.count_nonzero(hottest))

@@ -129,7 +129,7 @@ def _about(run, cohort, name): # What `regions.json` says
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return dict(name=name, regions=len(test.rois), images=test.rois.image_id.nunique(), digest=digest)
 
-def _finished(run, folder, about): # Are these scores there, of all trainings?
+def _finished(run, folder, about): # True if these scores are there, of all trainings
     if not (folder/'regions.json').is_file(): return False
     if read_json(folder/'regions.json')['digest'] != about['digest']:
         raise ValueError(f"{folder} holds scores on other regions; choose another name than {about['name']!r} (--name)")

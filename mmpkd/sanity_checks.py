@@ -1,4 +1,4 @@
-"""Does a saliency map depend on the weights and on the seed, and does the answer depend on the map?
+"""Three tests of a saliency map without any lesion: against random weights, against another seed, and by deletion.
 
 Docs: https://mmpkd.github.io/mmpkd/sanity_checks.html.md"""
 

@@ -263,8 +263,8 @@ def score_conventions(
     cohort:Cohort, # Has the regions of interest, in original pixels
     conventions, # Several `Convention`, to score all these maps under
     label:str=None, # The label that the maps speak for; goes with classes='each'
-    whole:bool=False, # Is the prediction the whole image? Then that is its one box, whatever the rule
-    progress:bool=False, # Show a progress bar (on a terminal)?
+    whole:bool=False, # The prediction is the whole image: that is its one box, whatever the rule
+    progress:bool=False, # Show a progress bar, if on a terminal
     n_jobs:int=1, # Threads
     boxes:dict=None # {image_id: (k, 4) boxes `x0, y0, x1, y1`} to be scored in place of the maps
 ) -> dict: # {convention: table as from `score_maps`}
@@ -299,8 +299,8 @@ def score_maps(
     cohort:Cohort, # Has the regions of interest, in original pixels
     convention:Convention=Convention(), # How maps become scores
     label:str=None, # The label that the maps speak for; goes with classes='each'
-    whole:bool=False, # Is the prediction the whole image?
-    progress:bool=False, # Show a progress bar (on a terminal)?
+    whole:bool=False, # The prediction is the whole image
+    progress:bool=False, # Show a progress bar, if on a terminal
     n_jobs:int=1 # Threads
 ) -> pd.DataFrame: # A row per image with a region: `image_id` and the scores of `score_image`
     "Localization scores of attention maps; the convention and the pooled AUROC are kept in `.attrs`"
