@@ -1,4 +1,4 @@
-"""Four signs that a result is not what it seems: a weak teacher, too high a λ, maps that depend on the seed, and privileged information that does not say where lesions are.
+"""Four signs that distillation has failed: a weak teacher, too high a λ, unstable maps, and no word about place.
 
 Docs: https://mmpkd.github.io/mmpkd/signs.html.md"""
 
