@@ -16,7 +16,7 @@ from mmpkd.localization import heat_of
 from mmpkd.sanity_checks import randomisation_check
 from mmpkd.student import Student, create_student, train_student
 
-QUICK = dict(epochs=2, device='cpu') | {k: TINY[k] for k in ('weights', 'arch_kwargs', 'lr', 'bs')}
+QUICK = dict(epochs=2, augment='flip', device='cpu') | {k: TINY[k] for k in ('weights', 'arch_kwargs', 'lr', 'bs')}
 
 
 def real_attention(model, x, layer):

@@ -25,7 +25,7 @@ def rate(device, precision, size, n, bs):
     def stamp():
         if device == 'cuda': torch.cuda.synchronize()
         ends.append(time.perf_counter())
-    train_student(cohort(n), Noise(size), lam=0., epochs=3, bs=bs, weights='none', precision=precision, device=device, after_epoch=stamp)
+    train_student(cohort(n), Noise(size), lam=0., epochs=3, bs=bs, weights="none", augment="flip", precision=precision, device=device, after_epoch=stamp)
     return 2*n/(ends[-1] - ends[0])
 
 
