@@ -11,6 +11,7 @@ __all__ = ['Run']
 import zipfile
 from os import PathLike
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -73,8 +74,9 @@ class Run:
         self.teacher_seeds = list(range(self.seeds)) if self.config.get('teacher_per_seed') else [0]
 
     def __repr__(self):
-        titles, s = '; '.join(Arm.read(arm).title for arm in self.arms), 's' if self.seeds > 1 else ''
-        return f"Run of {self.asked['cohort']!r}: {titles}; {self.seeds} seed{s} each"
+        titles = '; '.join(Arm.read(arm).title for arm in self.arms)
+        seeds = f'{self.seeds} seeds' if self.seeds > 1 else '1 seed'
+        return fill(f"Run of {self.asked['cohort']!r}: {titles}; {seeds} each", 90)
 
 # %% ../nbs/39_results.ipynb #8436a21b
 @patch
