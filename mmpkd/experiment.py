@@ -34,7 +34,8 @@ from .localization import Convention, peaks_in_nothing, truth_of
 from .localizers import Localizer, score_localizer, student_localizer, trivial_localizers
 from .networks import create_student
 from .results import Run, read_kept, soft_files, teacher_folder, unit_folder, write_table
-from .settings import (CHOICE, OPEN, PAPER, Settings, _differing, default_arms, make_config, of_preset, read_choice,
+from .settings import (CHOICE, OPEN, PAPER, Settings, _differing, default_arms, make_config, of_preset,
+                            read_choice,
                             read_json, settings_of, starting_from, write_text)
 from .soft_labels import CONTROLS, best_temperature, soften, training_logits
 from .student import Student, best_device, precision_for, train_student

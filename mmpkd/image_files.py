@@ -221,7 +221,7 @@ def _set_defaults(ds, notes): # The elements that pydicom needs; a default takes
     if 'PixelData' in ds: rules |= dict(PixelRepresentation=((0, 1), 0), BitsStored=(range(1, bits + 1), bits))
     for name, (allowed, default) in rules.items():
         if tag_for_keyword(name) not in ds: notes.append(f'{name} of no use, ignored')
-        found = _number(ds, name, notes, lambda v: v in allowed)
+        found = _number(ds, name, notes, allowed.__contains__)
         _put(ds, name, default if found is None else int(found))
     n = _number(ds, 'NumberOfFrames', notes, lambda v: v >= 1 and v == int(v))
     _put(ds, 'NumberOfFrames', int(n or 1))

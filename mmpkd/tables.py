@@ -407,8 +407,7 @@ def _split_box_column(table, what): # A table whose boxes are in one column, wit
         if not orders:
             raise ValueError(f'{what}: column {c!r} may hold x, y, w, h or x0, y0, x1, y1; '
                              'rename it to bbox_xywh or bbox_xyxy')
-        def row(k): return f'{what}, row {k}, column {c!r}'
-        four = [_four(v, row(k)) for k, v in enumerate(table[c], 1)]
+        four = [_four(v, f'{what}, row {k}, column {c!r}') for k, v in enumerate(table[c], 1)]
         corners = np.array(four, float).reshape(-1, 4).T                       # (4, n)
         names = BOX if orders[0] == 'xyxy' else EXTENTS[0]
         return table.drop(columns=c).assign(**dict(zip(names, corners)))

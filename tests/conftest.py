@@ -2,12 +2,13 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault('OMP_NUM_THREADS', '1') # before torch: several workers of one thread each do not get in each other's way
+os.environ.setdefault('OMP_NUM_THREADS', '1') # before torch: workers of one thread each do not get in each other's way
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile('mmpkd', deadline=None, derandomize=bool(os.environ.get('CI')))  # elsewhere, new examples each time
+in_ci = bool(os.environ.get('CI')) # elsewhere, new examples each time
+settings.register_profile('mmpkd', deadline=None, derandomize=in_ci)
 settings.load_profile('mmpkd')
 
 
@@ -27,7 +28,9 @@ def altered(cohort, items=None, rois=None, **kwargs):
     "The same cohort with other tables, or other columns that are privileged"
     from mmpkd.cohort import Cohort
     names = dict(text=cohort.text, tabular=cohort.tabular, root=cohort.root, name=cohort.name)
-    return Cohort(cohort.items if items is None else items, cohort.labels, cohort.rois if rois is None else rois, **names | kwargs)
+    items = cohort.items if items is None else items
+    rois = cohort.rois if rois is None else rois
+    return Cohort(items, cohort.labels, rois, **names | kwargs)
 
 
 def boxed(shapes, rois, splits=None):

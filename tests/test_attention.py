@@ -357,7 +357,7 @@ def test_rollout_keeps_one_matrix():
     alive = []
     for depth in (2, 8):
         model, most = small(depth=depth), [0]
-        def count(*_):
+        def count(*_, most=most):
             most[0] = max(most[0], sum(type(o) is torch.Tensor and o.shape == (2, 17, 17) for o in gc.get_objects()))
         handles = [b.mlp.register_forward_pre_hook(count) for b in model.blocks]
         rollout(model, images(2))

@@ -28,8 +28,8 @@ def rois(**changes):
 
 LABELS = ['mass', 'calc']
 
-def cohort(rois=rois(), text='report', tabular=['age', 'device'], **changes):
-    return Cohort(items(**changes), LABELS, rois, text, tabular)
+def cohort(rois=rois(), text='report', tabular=('age', 'device'), **changes):
+    return Cohort(items(**changes), LABELS, rois, text, [*tabular])
 
 def replaced(column, row, value): # A column of `items` with one other value
     x = items()[column].astype(object)
@@ -896,8 +896,8 @@ def form(kind, names):
     return pd.DataFrame(b, columns=names)
 
 FORMS = dict(
-    corners='left top right bottom, XMin YMin XMax YMax, bbox_x0 bbox_y0 bbox_x1 bbox_y1, X1 Y1 X2 Y2, xtl ytl xbr ybr, '
-            'x_left y_top x_right y_bottom',
+    corners='left top right bottom, XMin YMin XMax YMax, bbox_x0 bbox_y0 bbox_x1 bbox_y1, X1 Y1 X2 Y2, '
+            'xtl ytl xbr ybr, x_left y_top x_right y_bottom',
     extents='left top width height, bbox_x bbox_y bbox_width bbox_height, X Y W H, x_min y_min width height, [x y w h]',
     centres='xc yc w h, x_center y_center width height, cx cy w h, CenterX CenterY Width Height')
 

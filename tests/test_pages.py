@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
-CODE = sorted([*NOTEBOOKS, *(ROOT/'tests').rglob('*.py'), *(ROOT/'tools').glob('*.py'), *(ROOT/'mmpkd').rglob('*.py')])
+CODE = sorted([*NOTEBOOKS, *(ROOT/'tests').rglob('*.py'), *(ROOT/'tools').glob('*.py'), ROOT/'mmpkd/__init__.py'])
 WIDEST = 100 # characters of an output
 HIDDEN = re.compile(r'^#\s*\|\s*(exporti?\b(?!s)|hide\b|hide_input|default_exp|(echo|include|eval):\s*false)', re.M)
 CAPTION = re.compile(r'^#\| fig-cap: "[^"\n]{15,}"$', re.M)

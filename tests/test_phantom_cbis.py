@@ -5,9 +5,9 @@ import numpy as np, pandas as pd, pydicom, pytest
 
 from mmpkd.cbis import BOX, CLASSES, FIXES, NOTES, OF_TASK, cbis_cohort
 from mmpkd.images import cache_pixels, check_regions, mask_box, read_image, read_mask, resize_mask, unreadable
-from mmpkd.phantom_cbis import (ASSESSED, DRAW_LESION, FAULTS, FOLDER_LAYOUTS, WORD_WEIGHTS, SPELLINGS, draw_classes, cbis_cases, draw_breast,
-                                draw_picture, hull, phantom_cbis, plant_faults,
-                                _uid, spoil_mask, stream, write_tables)
+from mmpkd.phantom_cbis import (ASSESSED, DRAW_LESION, FAULTS, FOLDER_LAYOUTS, SPELLINGS, WORD_WEIGHTS, _uid,
+                                cbis_cases, draw_breast, draw_classes, draw_picture, hull, phantom_cbis, plant_faults,
+                                spoil_mask, write_tables)
 from mmpkd.teachers import ForestTeacher, macro_auroc
 
 VIEWS = list(itertools.product(('LEFT', 'RIGHT'), ('CC', 'MLO')))
@@ -39,7 +39,8 @@ def test_the_pectoral_muscle_is_in_the_oblique_view():
                           for s in range(8)]) for v in ('CC', 'MLO')}
     assert corner['MLO'] > 1.5*corner['CC']
 
-PAIRS = sorted({(task, a, b) for task in WORD_WEIGHTS for first, second in WORD_WEIGHTS[task] for a in first for b in second})
+PAIRS = sorted({(task, a, b) for task, pairs in WORD_WEIGHTS.items()
+                for first, second in pairs for a in first for b in second})
 @pytest.mark.parametrize('task, first, second', PAIRS)
 def test_every_abnormality_can_be_drawn_anywhere(task, first, second):
     for seed in range(3):

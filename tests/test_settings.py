@@ -62,7 +62,8 @@ def test_a_checkpoint_that_was_replaced(tmp_path):
 # Mistakes
 
 @pytest.mark.parametrize('text,message', [
-    ('epoch: 3', "there is no setting 'epoch'; did you mean 'epochs'"), ('- 1', 'holds a list'), ('', 'holds a NoneType'),
+    ('epoch: 3', "there is no setting 'epoch'; did you mean 'epochs'"),
+    ('- 1', 'holds a list'), ('', 'holds a NoneType'),
     ('size: 224.5', 'size must be a whole number'), ('lam: much', r'lam must be in \[0, 1\], not much'),
     ('convention: otsu', 'convention must be a dictionary'), ('convention: {rules: max}', "convention has no 'rules'"),
     ('augment: mirror', 'augment must be'), ('a: [', 'while parsing'), ('lr: fast', 'lr must be a number'),
