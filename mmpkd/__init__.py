@@ -29,9 +29,12 @@ _NAMES_OF = { # module: the names it gives to the package; __init__.pyi says the
     'losses': ['DistillationLoss'],
     'student': ['Student', 'train_student'],
     'attention': ['attention_maps'],
-    'localization': ['Convention', 'score_maps'],
+    'convention': ['Convention'],
+    'scoring': ['score_maps'],
     'statistics': ['compare_arms', 'verdict'],
-    'experiment': ['Run', 'make_config', 'run_experiment'],
+    'settings': ['make_config'],
+    'results': ['Run'],
+    'experiment': ['run_experiment'],
     'report': ['figure1', 'table1', 'write_report']}
 _HOME = {name: module for module, names in _NAMES_OF.items() for name in names}
 _CALLABLE = [name for name, module in _HOME.items() if name == module]

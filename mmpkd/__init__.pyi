@@ -6,13 +6,16 @@ from .audit import audit as audit
 from .busbra import busbra_cohort as busbra_cohort
 from .cbis import cbis_cohort as cbis_cohort
 from .cohort import Cohort as Cohort
-from .experiment import Run as Run, make_config as make_config, run_experiment as run_experiment
+from .convention import Convention as Convention
+from .experiment import run_experiment as run_experiment
 from .images import cache_pixels as cache_pixels
-from .localization import Convention as Convention, score_maps as score_maps
 from .losses import DistillationLoss as DistillationLoss
 from .mimic import mimic_cohort as mimic_cohort
 from .phantom import phantom_cohort as phantom_cohort, write_phantom as write_phantom
 from .report import figure1 as figure1, table1 as table1, write_report as write_report
+from .results import Run as Run
+from .scoring import score_maps as score_maps
+from .settings import make_config as make_config
 from .soft_labels import soft_labels as soft_labels
 from .statistics import compare_arms as compare_arms, verdict as verdict
 from .student import Student as Student, train_student as train_student

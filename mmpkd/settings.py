@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .localization import Convention
+from .convention import Convention
 from .training import VIT_TINY, Training, changed, check_choice, check_count, option, shown
 
 # %% ../nbs/38_settings.ipynb #70bcf688

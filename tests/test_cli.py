@@ -485,7 +485,7 @@ def busbra_call(busbra, tmp_path, **options):
     (dict(arms='baseline,out-of-hand'), "no arm 'out-of-hand'"), (dict(arms='baseline'), 'at least one other'),
     (dict(arms='baseline,out-of-bag lam=much'), "lam must be a number, not 'much'"),
     (dict(temperature='hot'), "--temperature must be a number or 'valid', not 'hot'"),
-    (dict(matched='shuffled'), 'matched must be in-sample, out-of-bag, out-of-fold'),
+    (dict(matched='shuffled'), "matched must be 'in-sample', 'out-of-bag' or 'out-of-fold', not 'shuffled'"),
     (dict(convention='cut=otsu'), "--convention knows no 'cut'; its fields are method, layer, heads"),
     (dict(convention='otsu'), "knows no 'otsu'"), (dict(convention='rule=median'), 'rule must be one of'),
     (dict(convention='layer=last'), 'layer must be'),

@@ -22,7 +22,7 @@ LABEL = re.compile(r'\{#([\w-]+)|^#\| *label: *([\w-]+)', flags=re.M)
 REFERENCE = re.compile(r'(?<![\w`])@((?:fig|tbl|eq|sec)-[\w-]+)')
 NOTEBOOK_NAME = re.compile(r'\b\d\d_[a-z]\w*\b')
 SYMBOL = re.compile(r'`(?:mmpkd\.)?([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)(?:\(\))?`')
-FILES = {'txt', 'csv', 'json', 'md', 'html', 'parquet', 'png'} # `verdict.txt` is no attribute
+FILES = {'txt', 'csv', 'json', 'md', 'html', 'parquet', 'png', 'ini'} # `verdict.txt` is no attribute
 
 each_page = pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
 
