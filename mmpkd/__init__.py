@@ -22,7 +22,7 @@ _NAMES_OF = { # module: the names it gives to the package; __init__.pyi says the
     'mimic': ['mimic_cohort'],
     'cbis': ['cbis_cohort'],
     'busbra': ['busbra_cohort'],
-    'phantom': ['phantom_cohort', 'write_phantom'],
+    'phantoms.chest': ['phantom_cohort', 'write_phantom'],
     'audit': ['audit'],
     'teachers': ['make_teacher', 'teacher_table'],
     'soft_labels': ['soft_labels'],
@@ -33,7 +33,7 @@ _NAMES_OF = { # module: the names it gives to the package; __init__.pyi says the
     'scoring': ['score_maps'],
     'statistics': ['compare_arms', 'verdict'],
     'settings': ['make_config'],
-    'results': ['Run'],
+    'results': ['Experiment'],
     'experiment': ['run_experiment'],
     'report': ['figure1', 'table1', 'write_report']}
 _HOME = {name: module for module, names in _NAMES_OF.items() for name in names}

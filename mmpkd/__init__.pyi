@@ -11,9 +11,9 @@ from .experiment import run_experiment as run_experiment
 from .images import cache_pixels as cache_pixels
 from .losses import DistillationLoss as DistillationLoss
 from .mimic import mimic_cohort as mimic_cohort
-from .phantom import phantom_cohort as phantom_cohort, write_phantom as write_phantom
+from .phantoms.chest import phantom_cohort as phantom_cohort, write_phantom as write_phantom
 from .report import figure1 as figure1, table1 as table1, write_report as write_report
-from .results import Run as Run
+from .results import Experiment as Experiment
 from .scoring import score_maps as score_maps
 from .settings import make_config as make_config
 from .soft_labels import soft_labels as soft_labels

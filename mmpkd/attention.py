@@ -9,7 +9,6 @@ __all__ = ['check_maps', 'AttentionMaps', 'maps_by_method', 'attention_maps']
 
 # %% ../nbs/21_attention.ipynb #8b391ee2
 from contextlib import contextmanager
-from importlib import import_module
 from os import PathLike
 
 import numpy as np
@@ -18,9 +17,10 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from .convention import ARTEFACTS, METHODS, MapSpec, as_map_spec
+from .convention import METHODS, MapSpec, as_map_spec
 from .images import Geometry, Pixels
-from .student import Student, create_student, plain_blocks
+from .student import Student
+from .networks import create_student, plain_blocks
 
 # %% ../nbs/21_attention.ipynb #58d32c89
 def softmax_qk(
@@ -401,11 +401,3 @@ def attention_maps(
     "Maps of these images by any method; raises a `ValueError` that names the argument which does not fit"
     maps, = maps_by_method(student, pixels, image_ids, [as_map_spec(spec, **fields)], target, bs)
     return maps
-
-# %% ../nbs/21_attention.ipynb #d17606f3
-_MOVED = ('agreement', 'chance_overlap', 'randomisation_check', 'rank_correlation', 'show_randomisation',
-          'shown_patches')
-
-def __getattr__(name): # moved
-    if name in _MOVED: return getattr(import_module('mmpkd.sanity_checks'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

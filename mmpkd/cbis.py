@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from rich.progress import track
 
 from .cohort import BLANKS, BOX, Cohort, need_columns, patient_split, read_table, repair_table
-from .images import mask_box, resize_mask
+from .image_files import mask_box, resize_mask
 
 # %% ../nbs/03_cbis.ipynb #2b2c88ae
 CLASSES = ['BENIGN_WITHOUT_CALLBACK', 'BENIGN', 'MALIGNANT'] # from harmless to malignant

@@ -149,14 +149,14 @@ Dirt = Annotated[bool, typer.Option(help='With the faults of a real download, in
 @phantom_app.command('mimic')
 def _phantom_mimic(path:PhantomPath, n:PhantomN=200, seed:PhantomSeed=0, release:Release='dicom', dirt:Dirt=True):
     "Chest radiographs with reports, as MIMIC-CXR is downloaded."
-    from mmpkd.phantom_mimic import phantom_mimic
+    from mmpkd.phantoms.mimic import phantom_mimic
     folder = phantom_mimic(path, n, seed, release=release, dirt=dirt)
     tell(f'Written: {folder}', whole=True)
 
 @phantom_app.command('cbis')
 def _phantom_cbis(path:PhantomPath, n:PhantomN=120, seed:PhantomSeed=0, dirt:Dirt=True):
     "Mammograms with masks and metadata, as CBIS-DDSM is downloaded."
-    from mmpkd.phantom_cbis import phantom_cbis
+    from mmpkd.phantoms.cbis import phantom_cbis
     folder = phantom_cbis(path, n, seed, dirt=dirt)
     tell(f'Written: {folder}', whole=True)
 
@@ -332,7 +332,7 @@ def _column_roles(o): # Column -> what it is used as
 
 def _mask_regions(o, items): # Regions from a column of mask paths
     from mmpkd.cohort import image_paths
-    from mmpkd.images import mask_rois
+    from mmpkd.image_files import mask_rois
     if len(o.label) > 1:
         raise ValueError('--masks goes with one 0/1 label, or with one column of classes; '
                          'else give --boxes FILE, which may have a column mask')
@@ -390,7 +390,7 @@ class TeacherOptions:
 class SoftLabelOptions(TeacherOptions):
     teacher_per_seed:bool|None = _setting('teacher_per_seed', '--teacher-per-seed/--one-teacher', show_default=False)
     lam:str = _setting('lam', usual=f"{_SETTINGS['lam'].default:g}")
-    grid:Path|None = _option(None, 'For --lam valid: the folder of a finished `mmpkd grid`; by default '
+    run_grid:Path|None = _option(None, 'For --lam valid: the folder of a finished `mmpkd grid`; by default '
                                    'mmpkd-grid-SOURCE.', '--grid')
     temperature:str = _setting('T', '--temperature', '-T', usual=f"{_SETTINGS['T'].default:g}")
     matched:str|None = _setting('matched')
@@ -438,7 +438,7 @@ def read_convention(
     text:str # Such as 'rule=otsu layer=-2'
 ) -> dict: # Fields of `Convention`
     "A convention from the command line; raises a `ValueError` that names the fields there are"
-    from mmpkd.localization import Convention
+    from mmpkd.convention import Convention
     names = [f.name for f in fields(Convention)]
     out = {}
     for word in text.split():
@@ -547,7 +547,7 @@ def read_request(
 
 # %% ../nbs/43_cli.ipynb #8572b319
 def taught_lines(
-    run # A finished `Run`
+    run # A finished `Experiment`
 ) -> list: # One for each arm that learned from the teacher
     "The soft labels that were taught, against the hard labels of the training images"
     from mmpkd.arms import read_arm
@@ -569,7 +569,7 @@ def _in_all_images(t): # Does every image have a box, so that the column says no
     return 'No box' in t and t['No box'].str.fullmatch('0.000( ± 0.000)?').all()
 
 def print_run(
-    run, # A finished `Run`
+    run, # A finished `Experiment`
     page:Path # Its report
 ):
     "A finished run, on the terminal"
@@ -666,7 +666,7 @@ def finish(
     "Run what is missing, write the report, print the result"
     from mmpkd.arms import arms_for
     from mmpkd.experiment import run_experiment
-    from mmpkd.localization import CONVENTIONS
+    from mmpkd.convention import CONVENTIONS
     from mmpkd.settings import default_arms
     if options.arms == 'all':
         names = arms_for(config['teacher'])
@@ -712,10 +712,10 @@ class GridCommand(WorkOptions):
     temperatures:str = _option('1', 'Temperatures T, separated by commas.')
 
     def do(self, request):
-        from mmpkd.studies import grid, grid_table, sensitivity, show_grid, show_pareto
+        from mmpkd.studies import grid_table, run_grid, sensitivity, show_grid, show_pareto
         cohort = request.load()
         lams, temperatures = numbers(self.lams, '--lams'), numbers(self.temperatures, '--temperatures')
-        run = grid(cohort, self.out, request.settings(cohort), self.arm, lams, temperatures, **self.how())
+        run = run_grid(cohort, self.out, request.settings(cohort), self.arm, lams, temperatures, **self.how())
         _show_study(run, 'grid', grid_table(run), show_grid(run), 'AUROC on validation images')
         tell(f'The choice, for a run: --lam valid --grid {self.out}', whole=True)
         if run.localizes:
@@ -734,11 +734,11 @@ class QualityCommand(WorkOptions):
                                        'commas.')
 
     def do(self, request):
-        from mmpkd.experiment import write_text
-        from mmpkd.studies import quality, quality_table, quality_threshold, show_quality, threshold_words
+        from mmpkd.settings import write_text
+        from mmpkd.studies import quality_table, quality_threshold, run_quality, show_quality, threshold_words
         cohort = request.load()
         config, shares = request.settings(cohort), numbers(self.shares, '--shares')
-        run = quality(cohort, self.out, config, shares, **self.how())
+        run = run_quality(cohort, self.out, config, shares, **self.how())
         title = 'The teacher out of fold, and its students'
         _show_study(run, 'quality', quality_table(run), show_quality(run), title)
         found = quality_threshold(run)
@@ -758,13 +758,13 @@ class TransferCommand(WorkOptions):
                                   "images out, 'keep' takes equal ids for other people.")
 
     def do(self, request):
-        from mmpkd.experiment import Run
-        from mmpkd.studies import show_transfer, transfer, transfer_table, without_known
-        source = Run(self.start)
-        cohort = without_known(source, request.load(), self.known)       # the report is about the same images
+        from mmpkd.results import Experiment
+        from mmpkd.studies import run_transfer, show_transfer, transfer_table, without_shared_patients
+        source = Experiment(self.start)
+        cohort = without_shared_patients(source, request.load(), self.known)       # the report is about the same images
         per_seed = bool(source.config.get('teacher_per_seed'))
         config = request.settings(cohort, teacher=source.config['teacher'], teacher_per_seed=per_seed)
-        run = transfer(source, cohort, self.out, config, known=self.known, **self.how())
+        run = run_transfer(source, cohort, self.out, config, known=self.known, **self.how())
         title = f"From {source.asked['cohort']} to {cohort.name}"
         _show_study(run, 'transfer', transfer_table(run), show_transfer(run), title)
         for text in run.verdicts().values():
@@ -878,20 +878,20 @@ TableFile = Annotated[Path|None, typer.Option(help='Also write it to this file, 
 @app.command('reliability')
 def _reliability(folder:SeveralSeeds):
     "Compare the attention maps of different seeds, image by image."
-    from mmpkd.experiment import Run
-    from mmpkd.studies import reliability_table, show_reliability
-    run = Run(folder)
+    from mmpkd.results import Experiment
+    from mmpkd.studies import seed_agreement_table, show_seed_agreement
+    run = Experiment(folder)
     title = f"{run.asked['cohort']}: agreement between seeds, over test images"
-    _show_study(run, 'reliability', reliability_table(run), show_reliability(run), title)
+    _show_study(run, 'reliability', seed_agreement_table(run), show_seed_agreement(run), title)
 
 @app.command('ensemble')
 def _ensemble(folder:SeveralSeeds):
     "Combine the students of all seeds: mean prediction and mean map, beside single students."
     from mmpkd.arms import arm_title
     from mmpkd.ensemble import ensemble_intervals, ensemble_table, half_agreement, show_ensemble
-    from mmpkd.experiment import Run
+    from mmpkd.results import Experiment
     from mmpkd.report import write_study
-    run = Run(folder)
+    run = Experiment(folder)
     table = write_study(run, 'ensemble', ensemble_table(run), show_ensemble(run))
     title = f"{run.asked['cohort']}: mean of {run.seeds} single students, and their ensemble"
     print_table(table, title, words=('score',))
@@ -906,9 +906,9 @@ def _ensemble(folder:SeveralSeeds):
 @app.command('table')
 def _table_of_runs(folders:RunFolders, out:TableFile=None):
     "Join finished runs into one Table 1, with a column for the data set."
-    from mmpkd.experiment import Run
+    from mmpkd.results import Experiment
     from mmpkd.report import joined_note, joined_table, write_joined
-    runs = [Run(f) for f in folders]
+    runs = [Experiment(f) for f in folders]
     print_table(joined_table(runs))
     tell(f'\n{joined_note(runs)}')
     if out:
@@ -926,13 +926,13 @@ class ScoreOptions:
     jobs:str = _option('auto', *_JOBS, parser=read_jobs, metavar='auto|N')
 
 def _score(folder, **options):
-    from mmpkd.experiment import Run
+    from mmpkd.results import Experiment
     from mmpkd.report import write_scores
-    from mmpkd.scoring import regions_for, score_again
-    run, o = Run(folder), ScoreOptions(**options)
+    from mmpkd.rescoring import regions_for, rescore_run
+    run, o = Experiment(folder), ScoreOptions(**options)
     root = o.rois.parent if o.root is None else o.root
     cohort = regions_for(run, o.rois, o.image_id, o.box_label, root)
-    again = score_again(run, cohort, o.name or o.rois.stem, o.jobs)
+    again = rescore_run(run, cohort, o.name or o.rois.stem, o.jobs)
     n = len(run.labels('test'))
     tell(f"{again.regions['regions']} regions on {again.regions['images']} of {n} test images")
     print_run(again, write_scores(again))
@@ -971,7 +971,7 @@ def demo(
     **options # Of `DemoCommand`
 ):
     "The whole pipeline on a synthetic phantom"
-    from mmpkd.phantom import phantom_cohort, write_phantom
+    from mmpkd.phantoms.chest import phantom_cohort, write_phantom
     from mmpkd.settings import make_config
     o = DemoCommand(out=out/'run', **options)
     knobs = dict(n=o.n, seed=o.phantom_seed, informative=o.informative)
@@ -990,8 +990,8 @@ _plain_command('demo', _demo, *parameters(DemoCommand, without=_NOT_IN_DEMO),
 
 # %% ../nbs/43_cli.ipynb #a902ce26
 def _convention_of(student, tau): # `student` is its folder
-    from mmpkd.experiment import read_json
-    from mmpkd.localization import Convention
+    from mmpkd.settings import read_json
+    from mmpkd.convention import Convention
     path = student/'unit.json'
     kept = read_json(path) if path.is_file() else {}
     try: kept = Convention(**kept.get('convention', {})).to_dict()
@@ -1006,7 +1006,7 @@ def _convention_of(student, tau): # `student` is its folder
 def _look(s, a, convention): # A `Student` and an image -> probability of each label, heat of each pixel, boxes
     from mmpkd.attention import patch_maps
     from mmpkd.images import Geometry
-    from mmpkd.localization import heat_of, predicted_boxes
+    from mmpkd.localization import predicted_boxes, saliency_of
     from mmpkd.losses import DistillationLoss
     geometry = Geometry(*a.shape, s.size)
     square = geometry.to_square(a)                                       # letterboxed, as the student knows it
@@ -1014,7 +1014,7 @@ def _look(s, a, convention): # A `Student` and an image -> probability of each l
     logits = s.model.eval()(x)
     p = DistillationLoss(task=s.task).activation(logits)[0].tolist()
     m = patch_maps(s.model, x, **convention.maps_args())[0].cpu().numpy()
-    heat = heat_of(m, geometry, convention.interpolation)
+    heat = saliency_of(m, geometry, convention.interpolation)
     return dict(zip(s.labels, p)), heat, predicted_boxes(heat, convention)
 
 # %% ../nbs/43_cli.ipynb #ccf1c264
@@ -1033,7 +1033,7 @@ def _predict(student:StudentFolder, image:ImageFile, out:Drawing=Path('predictio
              frame:Frame=None):
     "Predict one new image: probabilities, heat map and boxes. Not for clinical use."
     import matplotlib.pyplot as plt
-    from mmpkd.images import read_image
+    from mmpkd.image_files import read_image
     from mmpkd.localization import show_localization
     from mmpkd.student import Student
     s, a = Student.load(student), read_image(image, frame)

@@ -18,9 +18,10 @@ from .arms import arm_title
 from .attention import AttentionMaps
 from .cohort import Cohort
 from .convention import Convention
-from .experiment import Run, one_thread, read_kept, usable, write_table
+from .results import Experiment, read_table, write_table
+from .experiment import one_thread, usable
 from .images import Pixels, cache_pixels
-from .localizers import Localizer, score_localizer, student_localizer
+from .reference_maps import Localizer, score_localizer, student_localizer
 from .sanity_checks import agreement, shown_patches
 from .statistics import SCORES, TITLES, per_run, show_runs, summarize
 from .student import Student
@@ -75,8 +76,8 @@ def ensemble_localizer(
     return Localizer(look, several=several)
 
 # %% ../nbs/41_ensemble.ipynb #385cfdbc
-def unit_localizer(
-    run:Run, # A finished run
+def training_localizer(
+    run:Experiment, # A finished run
     arm:str, # Its name
     seed:int, # 0, 1, ...
     cohort:Cohort, # That of the run
@@ -90,7 +91,7 @@ def unit_localizer(
     return Localizer(look)
 
 def need_seeds(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     n:int=2, # So many seeds
     what:str='an ensemble' # What they are for
 ):
@@ -101,12 +102,12 @@ def need_seeds(
 
 # %% ../nbs/41_ensemble.ipynb #174824b0
 def ensemble_predictions(
-    run:Run, # A finished run of at least two seeds
+    run:Experiment, # A finished run of at least two seeds
     arm:str # Its name
 ) -> pd.DataFrame: # (N, C) probabilities of validation and test images
     "The mean prediction over the seeds of an arm"
     need_seeds(run)
-    first, *others = [read_kept(run.unit(arm, seed)/'predictions.parquet') for seed in range(run.seeds)]
+    first, *others = [read_table(run.unit(arm, seed)/'predictions.parquet') for seed in range(run.seeds)]
     return sum(others, first)/run.seeds
 
 # %% ../nbs/41_ensemble.ipynb #9a57df03
@@ -123,14 +124,14 @@ def _as_scored(run, cohort): # The cohort as the run scored it, and its pixels
 
 def _score(run, arm, cohort, pixels, scale):
     convention = Convention(**run.config['convention'])
-    members = [unit_localizer(run, arm, seed, cohort, pixels) for seed in range(run.seeds)]
+    members = [training_localizer(run, arm, seed, cohort, pixels) for seed in range(run.seeds)]
     localizer = ensemble_localizer(members, scale)
     with one_thread(): t = score_localizer(localizer, cohort, [convention])[convention]
     return t.assign(pooled_auroc=t.attrs['pooled_auroc'])
 
 # %% ../nbs/41_ensemble.ipynb #a6235752
 def ensemble_scores(
-    run:Run, # A finished run of at least two seeds
+    run:Experiment, # A finished run of at least two seeds
     cohort:Cohort=None, # Its cohort; needed once, to score what was not scored yet
     scale:str='sum' # One of `SCALES`
 ) -> pd.DataFrame: # One row per arm and test image, as of `Run.scores`, without a seed
@@ -147,12 +148,12 @@ def ensemble_scores(
     for arm in todo:
         files[arm].parent.mkdir(exist_ok=True)
         write_table(_score(run, arm, *known, scale), files[arm])
-    scores = pd.concat([read_kept(f).assign(arm=arm) for arm, f in files.items()], ignore_index=True)
-    return scores.merge(read_kept(run.folder/'labels.parquet')[['image_id', 'patient_id']], on='image_id')
+    scores = pd.concat([read_table(f).assign(arm=arm) for arm, f in files.items()], ignore_index=True)
+    return scores.merge(read_table(run.folder/'labels.parquet')[['image_id', 'patient_id']], on='image_id')
 
 # %% ../nbs/41_ensemble.ipynb #1f64fff0
 def ensemble_runs(
-    run:Run, # A finished run of at least two seeds
+    run:Experiment, # A finished run of at least two seeds
     cohort:Cohort=None, # As for `ensemble_scores`
     scale:str='sum' # One of `SCALES`
 ) -> pd.DataFrame: # One row per arm: `auroc` and the mean localization scores
@@ -167,7 +168,7 @@ def ensemble_runs(
 
 # %% ../nbs/41_ensemble.ipynb #029ee590
 def has_ensembles(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> bool:
     "True if the ensembles of a run can be shown without its cohort"
     if run.is_view or run.seeds < 2: return False
@@ -175,7 +176,7 @@ def has_ensembles(
 
 # %% ../nbs/41_ensemble.ipynb #0d4fc4a7
 def ensemble_table(
-    run:Run, # A finished run of at least two seeds
+    run:Experiment, # A finished run of at least two seeds
     cohort:Cohort=None, # As for `ensemble_scores`
     scale:str='sum', # One of `SCALES`
     metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'boxes', 'fpr', 'no_box') # Columns of `Run.per_seed`
@@ -215,7 +216,7 @@ def _over_patients(arm, baseline, metric, draws, seed):
 
 # %% ../nbs/41_ensemble.ipynb #3fe1406a
 def ensemble_intervals(
-    run:Run, # A finished run of at least two seeds
+    run:Experiment, # A finished run of at least two seeds
     cohort:Cohort=None, # As for `ensemble_scores`
     scale:str='sum', # One of `SCALES`
     metrics:tuple=('pixel_auroc', 'iou', 'fpr'), # Columns of `ensemble_scores`
@@ -241,7 +242,7 @@ def of_other_images(
 
 # %% ../nbs/41_ensemble.ipynb #a11ae064
 def half_agreement(
-    run:Run, # A finished run of at least four seeds
+    run:Experiment, # A finished run of at least four seeds
     scale:str='sum' # One of `SCALES`
 ) -> pd.DataFrame: # One row per arm: rank correlation, median over images, of the same image and of different ones
     "How far two halves of an ensemble agree, and two students"
@@ -260,7 +261,7 @@ def half_agreement(
 
 # %% ../nbs/41_ensemble.ipynb #2cea274d
 def show_ensemble(
-    run:Run, # A finished run of at least two seeds
+    run:Experiment, # A finished run of at least two seeds
     cohort:Cohort=None, # As for `ensemble_scores`
     scale:str='sum', # One of `SCALES`
     metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'fpr') # Columns of `Run.per_seed`; those that it has are drawn

@@ -13,7 +13,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import groupby
-from math import inf
 from os import PathLike
 from pathlib import Path
 
@@ -30,16 +29,17 @@ from .attention import attention_maps, check_maps
 from .audit import Audit, audit
 from .cohort import Cohort
 from .images import Pixels, cache_pixels, check_regions, clip_regions
-from .localization import Convention, peaks_in_nothing, truth_of
-from .localizers import Localizer, score_localizer, student_localizer, trivial_localizers
+from .convention import Convention
+from .localization import peaks_in_empty_patches
+from .scoring import truth_of
+from .reference_maps import Localizer, reference_localizers, score_localizer, student_localizer
 from .networks import create_student
-from .results import Run, read_kept, soft_files, teacher_folder, unit_folder, write_table
-from .settings import (CHOICE, OPEN, PAPER, Settings, _differing, default_arms, make_config, of_preset,
-                            read_choice,
-                            read_json, settings_of, starting_from, write_text)
+from .results import Experiment, read_table, soft_files, teacher_folder, unit_folder, write_table
+from .settings import (Settings, _differing, default_arms, read_json, settings_of, write_text)
 from .soft_labels import CONTROLS, best_temperature, soften, training_logits
 from .student import Student, best_device, precision_for, train_student
-from .teachers import TEACHERS, evidence, image_logits, load_teacher, make_teacher, save_teacher, teacher_auroc
+from .teachers import (TEACHERS, image_logits, load_teacher, make_teacher, privileged_cases, save_teacher,
+                            teacher_auroc)
 from .training import Training
 
 # %% ../nbs/40_experiment.ipynb #0e658d56
@@ -77,7 +77,7 @@ def _logits(teacher, train, how, share, folder, seed=0):
     part = '' if share == 1 else f'_share={share:g}'
     path = folder/'soft_labels'/f'logits_{how}{part}.parquet'
     if not path.is_file(): write_table(training_logits(teacher(), train, how, seed=seed, share=share), path)
-    return read_kept(path)
+    return read_table(path)
 
 def _wants_valid_T(arms, settings): return 'valid' in (settings.T, *(Arm.read(arm).T for arm in arms))
 
@@ -88,7 +88,7 @@ def _kept_teacher(cohort, settings, folder, seed):
         try: return load_teacher(folder/'teacher')
         except Exception as e:
             raise ValueError(f"{folder/'teacher'} is damaged: {type(e).__name__}: {e}") from e
-    teacher = _teacher(settings, seed).fit(evidence(cohort.split('train')))
+    teacher = _teacher(settings, seed).fit(privileged_cases(cohort.split('train')))
     save_teacher(teacher, folder/'teacher')
     return teacher
 
@@ -125,7 +125,7 @@ def _labels_of_arm(arm, teacher, train, T_valid, settings, folder, seed):
     return arm_labels(arm, z, train.y(), T, train.task, seed)
 
 # %% ../nbs/40_experiment.ipynb #669afe60
-def teach(
+def make_soft_labels(
     cohort:Cohort, # All splits
     arms:tuple, # Names of arms
     config:dict|Settings, # From `make_config`, or the object
@@ -145,23 +145,23 @@ def teach(
         own = f', seed {seed}' if settings.teacher_per_seed else ''
         what = 'Soft labels' if settings.teacher == 'none' else 'Teacher and soft labels'
         if progress: print(f'{what}{own}: {time.time() - start:.0f} s', flush=True)
-    return {arm: read_kept(f) for arm, f in files.items()}
+    return {arm: read_table(f) for arm, f in files.items()}
 
 # %% ../nbs/40_experiment.ipynb #dd3d074e
 def _has_regions(cohort): return len(cohort.split('test').rois) > 0
 
-def keep_maps(
+def save_maps(
     student:Student, # A trained student
     pixels:Pixels, # The pixel cache
     cohort:Cohort, # All splits
     convention:Convention, # How its attention is read and scored
     folder:Path # Where to
-) -> dict: # 'convention': its fields, with `tau` as chosen if its rule is 'tuned'; 'peaks': see `peaks_in_nothing`
+) -> dict: # 'convention': its fields, with `tau` as chosen if its rule is 'tuned'; 'peaks': see `peaks_in_empty_patches`
     "Write `attention.npz` and, if there are regions of interest, `scores.parquet` of the test images"
     ids, by_student = cohort.split('test').items.image_id, student_localizer(student, pixels, cohort)
     maps = attention_maps(student, pixels, ids, **convention.maps_args())
     maps.save(folder/'attention.npz')
-    peaks = peaks_in_nothing(maps.maps, maps.geometries, (pixels[i] for i in ids))
+    peaks = peaks_in_empty_patches(maps.maps, maps.geometries, (pixels[i] for i in ids))
     if not _has_regions(cohort): return dict(convention=convention.to_dict(), peaks=peaks)
     def look(split, label, **how):
         return maps if (split, label) == ('test', None) else by_student.look(split, label, **how)
@@ -193,7 +193,7 @@ def _unit_inputs(arm, seed, cohort, pixels, settings, out):
     if arm.source: return None, lam, replace(how, weights=str(_start(settings, arm.source, seed)))
     if arm.kind != 'self-distillation':
         files = soft_files([arm], teacher_folder(out, settings.teacher_per_seed, seed))
-        return next(map(read_kept, files.values()), None), lam, how
+        return next(map(read_table, files.values()), None), lam, how
     T = settings.T if arm.T is None else arm.T
     baseline = Student.load(unit_folder(out, 'baseline', seed))
     return _by_student(baseline, cohort.split('train'), pixels, 1. if T == 'valid' else T), lam, how
@@ -222,7 +222,7 @@ def run_unit(
         student.history.to_csv(part/'history.csv', index_label='epoch')
         others = cohort.items.image_id[cohort.items.split != 'train']
         student.predict(pixels, others).to_parquet(part/'predictions.parquet')
-        about = keep_maps(student, pixels, cohort, convention, part)
+        about = save_maps(student, pixels, cohort, convention, part)
     unit = dict(arm=str(arm), seed=seed, device=device, precision=precision_for(how.precision, device),
                 seconds=round(time.time() - start, 1), **about)
     write_text(part/'unit.json', json.dumps(unit, indent=2))
@@ -406,7 +406,7 @@ def _work(todo, total, do, epochs, n_jobs, progress):
 def _with_chance_name(scores, name): # Scores of one trivial localizer, ready for the table
     return scores.assign(localizer=name, pooled_auroc=scores.attrs['pooled_auroc'])
 
-def keep_chance_levels(
+def save_chance_levels(
     out:Path, # Folder of the file; what is there is kept
     cohort:Cohort, # All splits
     pixels:Pixels, # Its pixel cache
@@ -416,7 +416,7 @@ def keep_chance_levels(
     path, settings = out/'trivial.parquet', settings_of(config)
     if path.is_file() or not _has_regions(cohort): return
     how, convention = settings.training, settings.convention
-    localizers = trivial_localizers(cohort, pixels, how.weights, how.arch, how.arch_kwargs)
+    localizers = reference_localizers(cohort, pixels, how.weights, how.arch, how.arch_kwargs)
     def scored(localizer): return score_localizer(localizer, cohort, [convention])[convention]
     with one_thread(): parts = [_with_chance_name(scored(loc), name) for name, loc in localizers.items()]
     write_table(pd.concat(parts, ignore_index=True), path)
@@ -432,7 +432,7 @@ def _check_first(cohort, out, settings, arms, seeds, skip_unreadable):
     _check_arms(arms, seeds, settings)
     folders = [teacher_folder(out, settings.teacher_per_seed, seed) for seed in range(seeds)]
     untaught = any(_to_teach(arms, folder) for folder in folders)
-    if untaught and settings.teacher != 'none': _teacher(settings).check(evidence(cohort))
+    if untaught and settings.teacher != 'none': _teacher(settings).check(privileged_cases(cohort))
     cohort.check(skip_missing=skip_unreadable)
     _check_tuning(cohort, settings.convention)
     _same_settings(out, settings.to_dict())
@@ -454,7 +454,7 @@ def _audited(cohort, pixels, settings, out, before):
 
 def _keep_soft_labels(cohort, arms, settings, out, seeds, progress): # For each seed, or once for all
     for seed in range(seeds if settings.teacher_per_seed else 1):
-        teach(cohort, arms, settings, teacher_folder(out, settings.teacher_per_seed, seed), seed, progress)
+        make_soft_labels(cohort, arms, settings, teacher_folder(out, settings.teacher_per_seed, seed), seed, progress)
 
 def _repairs(cohort, pixels): # {kind: how often}, of tables and of pictures
     return pd.concat([cohort.repairs, pixels.repairs]).repair.value_counts(sort=False).to_dict()
@@ -478,7 +478,7 @@ def run_experiment(
     skip_unreadable:bool=False, # Leave out images that cannot be decoded, and say so in the report
     ignore_audit:bool=False, # Go on where the audit finds errors, and say so in the report
     before=None # `before(cohort, pixels, audit)` is called ahead of the first training
-) -> Run:
+) -> Experiment:
     "Run every missing arm and seed; resumable and reproducible"
     settings, out = settings_of(config), Path(out)
     arms = [Arm.read(arm) for arm in (default_arms(settings) if arms is None else arms)]
@@ -503,6 +503,6 @@ def run_experiment(
     passes = len(todo)*settings.training.epochs*int((cohort.items.split == 'train').sum())
     def do(arm, seed, folder, **how): _unit(cohort, pixels, arm, seed, settings, out, folder, **how)
     _work(todo, len(units), do, settings.training.epochs, jobs_for(n_jobs, len(todo), passes), progress)
-    keep_chance_levels(out, cohort, pixels, settings)
+    save_chance_levels(out, cohort, pixels, settings)
     _keep_answers(out, cohort, pixels, arms, seeds)
-    return Run(out)
+    return Experiment(out)

@@ -23,9 +23,8 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from .cohort import BOX, Cohort, repair_table
-from .image_files import (PERCENTILES, PICTURE_REPAIRS, _attempt, _bits, _grey, _in_threads, _is_known, _kinds,
-                               _listed, _mask, _raise_missing, _size, is_dicom, mask_box, mask_rois, read_dicom,
-                               read_image, read_mask, read_noted, resize_mask, show_image, to_uint8)
+from .image_files import (PERCENTILES, _attempt, _bits, _grey, _in_threads, _is_known, _kinds,
+                               _listed, _mask, _raise_missing, _size, mask_box, read_image, show_image)
 
 # %% ../nbs/01_images.ipynb #91d115ef
 @dataclass(frozen=True)

@@ -6,17 +6,16 @@ Docs: https://mmpkd.github.io/mmpkd/localization.html.md"""
 
 # %% auto #0
 __all__ = ['pixel_auroc', 'average_precision', 'pointing_hit', 'energy_inside', 'shuffled_auroc', 'predicted_boxes', 'best_iou',
-           'box_fpr', 'heat_of', 'show_localization', 'score_image']
+           'box_fpr', 'saliency_of', 'show_localization', 'score_image']
 
 # %% ../nbs/30_localization.ipynb #72d88eae
-from importlib import import_module
-
 import numpy as np
 from matplotlib.patches import Rectangle
 from scipy.ndimage import find_objects, generate_binary_structure, label as connected
 
-from .convention import CONVENTIONS, Convention # moved: other modules import them from here
-from .images import Geometry, show_image
+from .convention import Convention
+from .images import Geometry
+from .image_files import show_image
 
 # %% ../nbs/30_localization.ipynb #075be905
 def _places(heat, mask):
@@ -230,7 +229,7 @@ def _seen(m, geometry):
     def patches(n, offset): return slice(offset*g//size, -(-(offset + n)*g//size))
     return m[tuple(map(patches, geometry.fitted, geometry.offset))]
 
-def heat_of(
+def saliency_of(
     m:np.ndarray, # (g, g) map on the patch grid
     geometry:Geometry, # Of its image
     interpolation:str='bilinear' # As in `Geometry.map_to_original`
@@ -264,7 +263,7 @@ def empty_patches(
     patches = np.asarray(square).reshape(g, s, g, s)
     return empty | (patches.min((1, 3)) == patches.max((1, 3)))
 
-def peaks_in_nothing(
+def peaks_in_empty_patches(
     maps:np.ndarray, # (N, g, g) attention maps on the patch grid
     geometries:list, # (N,) `Geometry` of each image
     squares=None # N images as the model sees them, if they are at hand
@@ -331,11 +330,3 @@ def score_image(
     "All localization scores of one map"
     pred = predicted_boxes(heat, convention)
     return pixel_scores(heat, mask, elsewhere) | box_scores(pred, mask, boxes)
-
-# %% ../nbs/30_localization.ipynb #476a3a3e
-_MOVED = ('COLUMNS', 'FLOOR', 'GRID', 'TAUS', 'PooledAUROC', 'Regions', 'levels', 'score_conventions', 'score_maps',
-          'truth_of', 'tune_tau')
-
-def __getattr__(name): # moved
-    if name in _MOVED: return getattr(import_module('mmpkd.scoring'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

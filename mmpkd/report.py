@@ -18,20 +18,26 @@ import numpy as np
 import pandas as pd
 
 from .arms import EPS, arm_title, read_arm
-from .attention import check_maps, randomisation_check, show_randomisation
+from .attention import check_maps
+from .sanity_checks import randomisation_check, show_randomisation
 from .cohort import Cohort
 from .ensemble import (ensemble_intervals, ensemble_runs, ensemble_scores, ensemble_table, half_agreement,
                             has_ensembles)
-from .experiment import OPEN, PAPER, Run, read_json, read_kept, usable, write_text
-from .images import cache_pixels, read_image
-from .localization import Convention, heat_of, predicted_boxes, show_localization, truth_of
-from .localizers import CEILING, LOCALIZERS
-from .signs import failure_signs, keep_place
+from .settings import OPEN, PAPER, read_json, write_text
+from .results import Experiment, read_table
+from .experiment import usable
+from .images import cache_pixels
+from .image_files import read_image
+from .convention import Convention
+from .localization import predicted_boxes, saliency_of, show_localization
+from .scoring import truth_of
+from .reference_maps import CEILING, REFERENCE_MAPS
+from .signs import failure_signs, save_place
 from .soft_labels import calibration, show_calibration
 from .statistics import DIRECTIONS, SCORES, TITLES, per_run, plus_minus, power_table, show_runs, summarize
 from .student import Student
-from .studies import (convention_scores, convention_table, flips, known_metrics, reliability_table,
-                           show_conventions, show_reliability)
+from .studies import (convention_scores, convention_table, count_flips, measured_metrics, seed_agreement_table,
+                           show_conventions, show_seed_agreement)
 
 # %% ../nbs/42_report.ipynb #56169c0f
 METRICS = ('auroc', 'pixel_auroc', 'iou', 'boxes', 'fpr', 'no_box', 'fpr_all')
@@ -56,7 +62,7 @@ def _ensemble_rows(run, metrics): # One dict per row, with text as it is printed
 _SIGNIFICANT = {'improves': '**', 'gets worse': '††'}
 
 def marks_better(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> bool:
     "True if the table also marks what is better but not significantly so, as the paper's does: with the paper's preset"
     return run.config.get('preset') == 'paper'
@@ -83,7 +89,7 @@ def _student_rows(run, metrics, better): # As `_ensemble_rows`
 def _reference_rows(run, metrics): # As `_ensemble_rows`, of the maps for which no student was trained
     rows = []
     for r in run.trivial().itertuples():
-        row = dict(Method=LOCALIZERS[r.arm])
+        row = dict(Method=REFERENCE_MAPS[r.arm])
         for m in metrics:
             value = getattr(r, m, np.nan)
             row[TITLES[m]] = plus_minus(value, digits=3)
@@ -92,20 +98,20 @@ def _reference_rows(run, metrics): # As `_ensemble_rows`, of the maps for which 
 
 # %% ../nbs/42_report.ipynb #a4b43b77
 def table1(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     metrics:tuple=METRICS, # Columns of `Run.per_seed`
     better:bool=None # Also mark with `*` what is better but not significantly so? Default: with the preset of the paper
 ) -> pd.DataFrame: # One row per method, text as it is printed
     "Table 1 of the paper: mean ± sd over seeds, `**` significantly better, `††` significantly worse; reference maps"
     better = marks_better(run) if better is None else better
-    metrics = known_metrics(run, metrics)
+    metrics = measured_metrics(run, metrics)
     students, ensembles = _student_rows(run, metrics, better), _ensemble_rows(run, metrics)
     rows = [*students, *ensembles, *_reference_rows(run, metrics)]
     return pd.DataFrame(rows).set_index('Method')
 
 # %% ../nbs/42_report.ipynb #921f63b4
 def gradient_convention(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> Convention: # None if that is the run's own
     "The run's convention with gradient-weighted attention through all blocks"
     own = run.config['convention']
@@ -117,14 +123,14 @@ def gradient_convention(
 # %% ../nbs/42_report.ipynb #76c4a44a
 def _kept_scores(run, name, key): # The scores under the convention with this key; None if they were not kept
     path = run.folder/'conventions'/f'{name}.parquet'
-    t = read_kept(path) if path.is_file() else pd.DataFrame(dict(key=[]))
+    t = read_table(path) if path.is_file() else pd.DataFrame(dict(key=[]))
     t = t[t.key == key]
     if 'label' in t and t.label.isna().all():                          # other conventions in the file have labels
         t = t.drop(columns='label')
     return t if len(t) else None
 
 def _reference_scores(run, key): # {kind: scores} of the reference maps
-    found = {kind: _kept_scores(run, kind, key) for kind in LOCALIZERS}
+    found = {kind: _kept_scores(run, kind, key) for kind in REFERENCE_MAPS}
     return {kind: t for kind, t in found.items() if t is not None}
 
 def _score_means(t): # One row per arm and seed
@@ -132,11 +138,11 @@ def _score_means(t): # One row per arm and seed
     return per_run(t, known)
 
 # %% ../nbs/42_report.ipynb #2dddaaa8
-class UnderConvention(Run):
+class UnderConvention(Experiment):
     "A finished run, scored under another convention; raises a `FileNotFoundError` where these scores were not kept"
     is_view = True
     def __init__(self,
-        run:Run, # A finished run
+        run:Experiment, # A finished run
         convention:Convention # One that was passed to `convention_scores`
     ):
         super().__init__(run.folder)
@@ -151,7 +157,7 @@ class UnderConvention(Run):
 
     def scores(self):
         "As `Run.scores`"
-        patients = read_kept(self.folder/'labels.parquet')[['image_id', 'patient_id']]
+        patients = read_table(self.folder/'labels.parquet')[['image_id', 'patient_id']]
         parts = [t.assign(arm=arm, seed=seed) for (arm, seed), t in self.kept.items()]
         joined = pd.concat(parts, ignore_index=True).drop(columns='key')
         return joined.merge(patients, on='image_id')
@@ -174,8 +180,8 @@ class UnderConvention(Run):
 
 # %% ../nbs/42_report.ipynb #52fdc0f8
 def under_gradient(
-    run:Run # A finished run
-) -> Run: # None if they were not kept
+    run:Experiment # A finished run
+) -> Experiment: # None if they were not kept
     "The run with its scores under gradient-weighted attention; it is read once"
     convention = gradient_convention(run)
     if convention is None:
@@ -187,7 +193,7 @@ def under_gradient(
     return known['gradient']
 
 def score_gradient(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     cohort:Cohort, # Its cohort
     n_jobs:int|str='auto' # Units at a time, as in `run_experiment`
 ):
@@ -207,7 +213,7 @@ def score_gradient(
 
 # %% ../nbs/42_report.ipynb #304fb490
 def gradient_words(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> list: # Sentences; none if there are no such scores
     "The verdicts under gradient-weighted attention"
     again = under_gradient(run)
@@ -289,7 +295,7 @@ def _marks_note(run, better, measured, reference):
             'the verdict says where a confidence interval over seeds and patients contains zero all the same. ')
 
 def choice_words(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> str: # Empty if λ was given
     "The origin of λ and T, if a grid chose them"
     c = run.config.get('grid')
@@ -311,7 +317,7 @@ def _ensembles_note(run): # About the rows of ensembles, if there are any
 
 # %% ../nbs/42_report.ipynb #621a6e77
 def table_note(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> str:
     "The meaning of Table 1, in one paragraph"
     measured = run.localizes
@@ -401,13 +407,13 @@ def write_joined(
 
 # %% ../nbs/42_report.ipynb #e2e9eedc
 def soft_labels_of(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> dict: # {arm: (N, C) soft labels}, of the arms that have a table of them
     "The soft labels of seed 0; those of self-distillation differ by seed, and are not kept"
     return {a: run.soft_labels(a) for a in run.taught_arms}
 
 def teacher_note(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> str:
     "The meaning of the teacher's AUROC"
     teacher = run.teacher
@@ -419,7 +425,7 @@ def teacher_note(
 
 # %% ../nbs/42_report.ipynb #87287c51
 def soft_label_table(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> pd.DataFrame: # One row per arm with a table of soft labels
     "How well the soft labels of each arm rank and hit the hard labels: `Run.taught`, rounded"
     return run.taught().round(3)
@@ -440,7 +446,7 @@ def _no_better_than_trivial(run): # Sentences
         best, chance = (sign*students[m]).idxmax(), (sign*maps[m]).idxmax()
         reached, reference = students.loc[best, m], maps.loc[chance, m]
         if sign*reference >= sign*reached:
-            out.append(f'In {TITLES[m]}, no student does better than the reference map "{LOCALIZERS[chance]}" '
+            out.append(f'In {TITLES[m]}, no student does better than the reference map "{REFERENCE_MAPS[chance]}" '
                        f'({reference:.3f} against {reached:.3f}).')
     return out
 
@@ -491,7 +497,7 @@ def _not_followed(run, kinds): # Names of the settings that are not those of the
     return [k for k in here if not same[k]]
 
 def paper_words(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> list: # Sentences; none without the preset
     "The settings of a run with the preset of the paper that the paper does not state"
     c = run.config
@@ -539,7 +545,7 @@ def _data_words(run): # Sentences
 
 # %% ../nbs/42_report.ipynb #d606ebaa
 def caveats(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> list: # Sentences
     "The limits of these numbers"
     about_maps = _no_better_than_trivial(run) + _peaks_in_nothing(run)
@@ -547,7 +553,7 @@ def caveats(
 
 # %% ../nbs/42_report.ipynb #c7185a5b
 def ranked_images(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     percentiles:tuple=(10, 50, 90) # Of the images' mean pixel AUROC
 ) -> list: # Names of images
     "Images at given percentiles of pixel AUROC, mean over the arms of seed 0"
@@ -580,7 +586,7 @@ def _show_truth(ax, image, cohort, image_id, truth, title): # The image and its 
 def _show_maps(axs, image, image_id, boxes, maps, scores): # One picture per arm
     for ax, (arm, (m, used)) in zip(axs, maps.items()):
         at = m.image_ids.index(image_id)
-        heat = heat_of(m.maps[at], m.geometries[at], used.interpolation)
+        heat = saliency_of(m.maps[at], m.geometries[at], used.interpolation)
         s = scores.loc[(arm, image_id)]
         title = f'{arm_title(arm)}\npixel AUROC {s.pixel_auroc:.2f}, IoU {s.iou:.2f}'
         show_localization(image, heat, predicted_boxes(heat, used), boxes, title=title, ax=ax)
@@ -588,7 +594,7 @@ def _show_maps(axs, image, image_id, boxes, maps, scores): # One picture per arm
 # %% ../nbs/42_report.ipynb #67981b33
 @plain_words
 def figure1(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     cohort:Cohort, # Its cohort, for the images and regions
     percentiles:tuple=(10, 50, 90) # The images, by their pixel AUROC
 ) -> plt.Figure:
@@ -611,11 +617,11 @@ def figure1(
 # %% ../nbs/42_report.ipynb #dc50861b
 @plain_words
 def figure2(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> plt.Figure:
     "Every seed of every arm, for each metric"
     per_seed, maps = run.per_seed(), _chance(run)
-    metrics = known_metrics(run, ('auroc', 'pixel_auroc', 'iou', 'fpr'))
+    metrics = measured_metrics(run, ('auroc', 'pixel_auroc', 'iou', 'fpr'))
     titles = [arm_title(a) for a in run.arms]
     size = 2.7*len(metrics), 2.6 + .1*max(map(len, titles))
     fig, axs = plt.subplots(1, len(metrics), squeeze=False, figsize=size, layout='constrained')
@@ -635,7 +641,7 @@ def _other_conventions(run, cohort, conventions, n_jobs): # {title: table}, {cap
         return {}, {}
     compared = convention_table(run, cohort, conventions, n_jobs=n_jobs)
     shown = compared.drop(columns='better')
-    tables = {'Other conventions, counted': flips(compared), 'Other conventions': shown}
+    tables = {'Other conventions, counted': count_flips(compared), 'Other conventions': shown}
     figures = {}
     for m in ('iou', 'pixel_auroc'):
         caption = f'Other conventions, {TITLES[m]}: difference from the baseline; filled where it is significant.'
@@ -665,10 +671,10 @@ def _between_seeds(run):
     if run.seeds < 2:
         return {}, {}
     tables = _power(run)
-    tables['Agreement between seeds'] = reliability_table(run)
+    tables['Agreement between seeds'] = seed_agreement_table(run)
     if run.seeds >= 4:
         tables['Agreement of half-ensembles'] = half_agreement(run)
-    return tables, {'Maps of two seeds: their rank correlation, over test images.': show_reliability(run).figure}
+    return tables, {'Maps of two seeds: their rank correlation, over test images.': show_seed_agreement(run).figure}
 
 # %% ../nbs/42_report.ipynb #b9206be4
 def _randomisation(run, cohort):
@@ -683,7 +689,7 @@ def _randomisation(run, cohort):
 
 @plain_words
 def more_findings(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     cohort:Cohort, # Its cohort
     conventions:tuple, # Under which the comparison is made again
     n_jobs:int|str='auto' # Units at a time, as in `run_experiment`
@@ -701,7 +707,7 @@ def more_findings(
 def _p(text, c=''): return f'<p class="{c}">{html.escape(text)}</p>'
 
 def data_table(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> list: # HTML; empty if nothing was repaired or left out
     "The repairs of the data, and the number of images that were left out because they could not be decoded"
     counts = run.asked.get('repairs', {})
@@ -714,7 +720,7 @@ def data_table(
     return ['<h2>Repairs of the data</h2>', table.to_html(border=0)]
 
 def audit_section(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> list: # HTML; empty for the folder of an older version
     "The findings of the audit, the worst first"
     if run.audit is None:
@@ -791,7 +797,7 @@ def _gradient(run): # HTML: the comparison under gradient-weighted attention, if
 
 def _table1(run): # HTML: the table, its note, and further scores
     first = ['<h2>Table 1</h2>', _plain_html(table1(run)), _p(table_note(run), 'note'), *_gradient(run)]
-    more = known_metrics(run, MORE_METRICS)
+    more = measured_metrics(run, MORE_METRICS)
     if not more:
         return first
     return [*first, '<h2>Table 2: further scores, not tested</h2>', _plain_html(table1(run, more))]
@@ -841,7 +847,7 @@ def _reproduce(run): # HTML: settings and versions
     return ['<h2>Settings to reproduce this run</h2><pre>', html.escape(text), '</pre>']
 
 def report_html(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     figures:dict, # {caption: figure}
     tables:dict=None # {title: further table}
 ) -> str:
@@ -856,7 +862,7 @@ def report_html(
 
 # %% ../nbs/42_report.ipynb #402dfe50
 def write_study(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     name:str, # Of the files
     table:pd.DataFrame, # The result
     figure # Its picture: a figure, or axes
@@ -872,7 +878,7 @@ def _write_tables(run, tables, out): # The first, and `tables` by their titles
     t = table1(run)
     write_text(out/'table1.md', to_markdown(t) + '\n' + table_note(run) + '\n')
     write_text(out/'table1.html', _plain_html(t))
-    known = known_metrics(run, [*METRICS, *MORE_METRICS])
+    known = measured_metrics(run, [*METRICS, *MORE_METRICS])
     numbers = summarize(run.per_seed(), known)
     write_text(out/'table1.csv', numbers.to_csv(index=False))
     if has_ensembles(run):
@@ -882,7 +888,7 @@ def _write_tables(run, tables, out): # The first, and `tables` by their titles
         write_text(out/f'{name}.csv', table.to_csv())
 
 def write_scores(
-    run # From `score_again`
+    run # From `rescore_run`
 ) -> Path: # The table in Markdown
     "Write `table1.md/.csv/.html`, `tests.csv` and `verdict.txt` beside the new scores"
     _write_tables(run, {'Tests': run.comparison()}, run.scored)
@@ -907,7 +913,7 @@ def _save_figures(figures, folder): # As 'figure1.png', ...
 # %% ../nbs/42_report.ipynb #66b60065
 @plain_words
 def write_report(
-    run:Run, # A finished run
+    run:Experiment, # A finished run
     cohort:Cohort, # Its cohort, for the images and regions
     conventions:tuple=(), # Other conventions to compare; if some are given, all further comparisons are made, too
     n_jobs:int|str='auto', # Units at a time, for these, as in `run_experiment`
@@ -916,7 +922,7 @@ def write_report(
     "Write `table1.md/.csv/.html`, `figure1.png`, `figure2.png` and `report.html` into the run folder"
     pixels = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True)
     cohort = usable(cohort, pixels)
-    keep_place(run, cohort, pixels)
+    save_place(run, cohort, pixels)
     if run.seeds > 1:
         ensemble_scores(run, cohort)
     if gradient:

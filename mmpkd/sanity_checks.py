@@ -20,7 +20,8 @@ from scipy.stats import hypergeom, rankdata
 from .attention import _check, _maps
 from .convention import MapSpec, as_map_spec
 from .images import Geometry, Pixels
-from .student import Student, create_student
+from .student import Student
+from .networks import create_student
 
 # %% ../nbs/22_sanity_checks.ipynb #5e29b4f2
 def _ranked(m): # (n, patches) -> its ranks, each row centred and of length 1, or 0 if flat

@@ -10,7 +10,6 @@ __all__ = ['TAUS', 'truth_of', 'score_conventions', 'score_maps', 'tune_tau']
 # %% ../nbs/30_scoring.ipynb #29b001ba
 import sys
 from dataclasses import replace
-from importlib import import_module
 from threading import Lock
 
 import numpy as np
@@ -21,9 +20,10 @@ from rich.progress import track
 
 from .cohort import BOX, Cohort
 from .convention import Convention
-from .images import Geometry, read_mask
-from .localization import (_auroc, _needs_tau, best_iou, box_scores, fill_boxes, heat_of, pixel_scores,
-                                predicted_boxes)
+from .images import Geometry
+from .image_files import read_mask
+from .localization import (_auroc, _needs_tau, best_iou, box_scores, fill_boxes, pixel_scores, predicted_boxes,
+                                saliency_of)
 
 # %% ../nbs/30_scoring.ipynb #3ce27284
 def _rois_of(cohort, image_id, label): # Of one image, and of one label if there is one
@@ -232,7 +232,7 @@ def _scores(image_id, m, geometry, truths, regions, pools, given):
     if given is not None: given = _given(given, image_id, geometry)
     for interpolation in {c.interpolation for c in truths}:
         mine, boxes = [c for c in truths if c.interpolation == interpolation], {}
-        if given is None: heat = heat_of(m, geometry, interpolation)
+        if given is None: heat = saliency_of(m, geometry, interpolation)
         else: heat = fill_boxes(given, (geometry.h, geometry.w)).astype(np.float32)
         sorts = {c.rule for c in mine} & {'otsu', 'mass'}
         values = np.sort(heat, axis=None) if sorts else None
@@ -333,15 +333,8 @@ def tune_tau(
     ious = []
     for i, m, geo in zip(image_ids, maps, geometries):
         if i not in regions: continue
-        heat = heat_of(m, geo, convention.interpolation)
+        heat = saliency_of(m, geo, convention.interpolation)
         _, boxes, _ = regions.of(i)
         ious.append([best_iou(predicted_boxes(heat, c), boxes) for c in tries])
     best = np.mean(ious, 0).argmax()
     return tries[int(best)].tau
-
-# %% ../nbs/30_scoring.ipynb #8ee037ca
-_MOVED = ('OtherRegions', 'pixels_of', 'regions_for', 'score_again', 'score_unit', 'scores_folder')
-
-def __getattr__(name): # moved
-    if name in _MOVED: return getattr(import_module('mmpkd.rescoring'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

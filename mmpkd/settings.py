@@ -113,7 +113,7 @@ def read_choice(
     path = Path(folder)/CHOICE
     if path.is_file(): return read_json(path)
     raise FileNotFoundError(f"lam='valid' takes λ and T from a finished grid, and there is none in {path.parent}: "
-                            f"`mmpkd grid {source} --out {path.parent}` (mmpkd.studies.grid) makes it or finishes it")
+                            f"`mmpkd grid {source} --out {path.parent}` (mmpkd.studies.run_grid) makes it or finishes it")
 
 def _chosen(config, folder):
     "λ and T of a grid, and where they are from"

@@ -21,12 +21,13 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from .arms import arm_title, is_control, needs_teacher, read_arm
-from .attention import agreement, shown_patches
+from .sanity_checks import agreement, shown_patches
 from .cohort import Cohort
-from .experiment import Run, read_json, read_kept, write_text
+from .results import Experiment, read_table
+from .settings import read_json, write_text
 from .images import Pixels
 from .statistics import Comparison
-from .teachers import TEACHERS, evidence, tabular_features
+from .teachers import TEACHERS, privileged_cases, tabular_features
 
 # %% ../nbs/41_signs.ipynb #ae56df91
 FOUND = ('yes', 'no', 'unknown')
@@ -190,7 +191,7 @@ def teacher_reads(
     "Columns that a teacher reads; a stack, or a teacher of one's own, may read all"
     if teacher == 'none': return None, []
     part = getattr(TEACHERS.get(teacher), 'modality', None)
-    c = evidence(cohort)
+    c = privileged_cases(cohort)
     text = None if part == 'tabular' else c.text
     tabular = [] if part == 'text' else list(c.tabular)
     return text, tabular
@@ -217,7 +218,7 @@ def privileged_features(
 ) -> sp.csr_matrix: # (N, features)
     "The columns that a teacher reads of these images, as numbers"
     text, tabular = teacher_reads(cohort, teacher)
-    items = evidence(cohort).items
+    items = privileged_cases(cohort).items
     of = items['of' if cohort.parts is not None else 'image_id']
     mine = of.isin(image_ids)
     items, row = items[mine], pd.Index(image_ids).get_indexer(of[mine])
@@ -292,14 +293,14 @@ def place_words(
 ) -> dict: # 'words': share of reports with a word of place, or none; 'columns': those that speak of place
     "English words of place in the columns that a teacher reads"
     text, tabular = teacher_reads(cohort, teacher)
-    items = evidence(cohort).items
+    items = privileged_cases(cohort).items
     words = float(_has_place(items[text]).mean()) if text else None
     columns = [c for c in tabular if _named_for_place(c) or _holds_places(items[c])]
     return dict(words=words, columns=columns)
 
 # %% ../nbs/41_signs.ipynb #447b4828
-def keep_place(
-    run:Run, # A finished run
+def save_place(
+    run:Experiment, # A finished run
     cohort:Cohort, # Its cohort
     pixels:Pixels # Its pixel cache
 ) -> dict: # The content of `place.json`
@@ -325,7 +326,7 @@ def _words_found(found):
     return [*words, f'columns that speak of place: {columns}']
 
 def no_place(
-    found:dict, # From `keep_place`; empty if the check was not made
+    found:dict, # From `save_place`; empty if the check was not made
     least:float=PLACE # Share of the variance that should be explained
 ) -> dict: # As from `sign_row`
     "Sign: the place of lesions cannot be told from the privileged information"
@@ -362,11 +363,11 @@ def _all_agreement(run): # Of all arms, with whose image it is
     for arm in run.arms:
         maps = [run.maps(arm, seed) for seed in range(run.seeds)]
         tables.append(map_agreement(maps).assign(arm=arm))
-    owners = read_kept(run.folder/'labels.parquet')[['image_id', 'patient_id']]
+    owners = read_table(run.folder/'labels.parquet')[['image_id', 'patient_id']]
     return pd.concat(tables, ignore_index=True).merge(owners, on='image_id')
 
 def failure_signs(
-    run:Run # A finished run
+    run:Experiment # A finished run
 ) -> pd.DataFrame: # One row per sign: `sign`, `found`, `figures`, `meaning`, `advice`
     "Look for the four signs of a distillation that went wrong"
     auroc, place = run.auroc('valid'), run.folder/'place.json'

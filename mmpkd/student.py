@@ -36,7 +36,7 @@ from torch import nn
 from .cohort import Cohort
 from .images import Pixels
 from .losses import DistillationLoss, SoftLabels
-from .networks import _one_line, check_arch, create_student, plain_blocks, read_checkpoint
+from .networks import _one_line, create_student, plain_blocks
 from .teachers import macro_auroc
 from .training import AUGMENTATIONS, PRECISIONS, VIT_TINY, Training, check_choice
 

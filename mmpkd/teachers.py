@@ -7,7 +7,7 @@ Docs: https://mmpkd.github.io/mmpkd/teachers.html.md"""
 # %% auto #0
 __all__ = ['TEACHERS', 'tabular_features', 'Teacher', 'ForestTeacher', 'class_auroc', 'macro_auroc', 'BoostedTeacher',
            'BagOfWordsTeacher', 'small_bert', 'TextTeacher', 'out_of_fold', 'StackedTeacher', 'make_teacher',
-           'save_teacher', 'load_teacher', 'evidence', 'worst_of', 'image_logits', 'teacher_table']
+           'save_teacher', 'load_teacher', 'privileged_cases', 'noisy_or', 'image_logits', 'teacher_table']
 
 # %% ../nbs/10_teachers.ipynb #7195e7a1
 import json, math, shutil, sys
@@ -703,14 +703,14 @@ def load_teacher(
     return teacher
 
 # %% ../nbs/10_teachers.ipynb #fdc214ff
-def evidence(
+def privileged_cases(
     cohort:Cohort # Any cohort
 ) -> Cohort:
     "The cases that a teacher learns from: the parts of the images where a cohort has some, else the images"
     return cohort if cohort.parts is None else cohort.parts
 
 # %% ../nbs/10_teachers.ipynb #e1295467
-def worst_of(
+def noisy_or(
     p:pd.DataFrame, # (M, C) probabilities of the parts, one row each; in 'multiclass' the columns go from best to worst
     of:pd.Series, # (M,) the image that each part belongs to, with the same index
     task:str='multilabel' # 'multilabel' or 'multiclass'
@@ -736,13 +736,13 @@ def pool_parts(
     "Logits of the images, each as bad as its worst part"
     of = cohort.parts.items.set_index('image_id').of
     p = expit(z) if cohort.task == 'multilabel' else softmax(z, axis=1)
-    p = worst_of(pd.DataFrame(p, z.index, z.columns), of, cohort.task)
+    p = noisy_or(pd.DataFrame(p, z.index, z.columns), of, cohort.task)
     p = p.reindex(cohort.y().index)
     with np.errstate(divide='ignore'):
         return logit(p) if cohort.task == 'multilabel' else np.log(p)
 
-def of_images(
-    z:pd.DataFrame, # (M, C) logits of `evidence(cohort)`
+def pool_to_images(
+    z:pd.DataFrame, # (M, C) logits of `privileged_cases(cohort)`
     cohort:Cohort # The images
 ) -> pd.DataFrame: # (N, C) logits, indexed by `image_id`
     "The images' logits, pooled where images have parts"
@@ -754,28 +754,28 @@ def image_logits(
     cohort:Cohort # Any images
 ) -> pd.DataFrame: # (N, C) logits, indexed by `image_id`
     "The teacher's logits for images, pooled from their parts where they have some"
-    return of_images(teacher.logits(evidence(cohort)), cohort)
+    return pool_to_images(teacher.logits(privileged_cases(cohort)), cohort)
 
 # %% ../nbs/10_teachers.ipynb #172e94a0
-def _answers(t, cohort, folds=0, seed=0): # How the teacher predicts -> images, and the logits of their `evidence`
+def _answers(t, cohort, folds=0, seed=0): # How the teacher predicts -> images, and the logits of their `privileged_cases`
     train = cohort.split('train')
-    answers = {'in-sample': (train, t.logits(evidence(train)))}
-    if hasattr(t, 'oob_logits'): answers['out-of-bag'] = train, t.oob_logits(evidence(train))
-    if folds: answers['out-of-fold'] = train, out_of_fold(t, evidence(train), folds, seed)
+    answers = {'in-sample': (train, t.logits(privileged_cases(train)))}
+    if hasattr(t, 'oob_logits'): answers['out-of-bag'] = train, t.oob_logits(privileged_cases(train))
+    if folds: answers['out-of-fold'] = train, out_of_fold(t, privileged_cases(train), folds, seed)
     for s in ('valid', 'test'):
         c = cohort.split(s)
-        if len(evidence(c)): answers[s] = c, t.logits(evidence(c))
+        if len(privileged_cases(c)): answers[s] = c, t.logits(privileged_cases(c))
     return answers
 
 def teacher_auroc(
-    teacher:Teacher, # Fitted on the `evidence` of the training split
+    teacher:Teacher, # Fitted on the `privileged_cases` of the training split
     cohort:Cohort, # All splits
     folds:int=0, # Also out of fold, with so many folds
     seed:int=0 # Of the folds
 ) -> dict: # {how it predicts: macro AUROC}; that of single parts has a name that ends in '(parts)'
     "The AUROC of a teacher: in-sample, out-of-bag where it can, out-of-fold if asked for, validation, test"
     answers = _answers(teacher, cohort, folds, seed)
-    whole = {k: macro_auroc(c.y(), of_images(z, c)) for k, (c, z) in answers.items()}
+    whole = {k: macro_auroc(c.y(), pool_to_images(z, c)) for k, (c, z) in answers.items()}
     if cohort.parts is None: return whole
     return whole | {f'{k} (parts)': macro_auroc(c.parts.y(), z) for k, (c, z) in answers.items()}
 
@@ -790,7 +790,7 @@ def teacher_table(
     "The AUROC of teachers of several seeds, in-sample, out-of-bag or out-of-fold, in validation and test"
     if seeds < 1:
         raise ValueError(f'seeds must be above 0, not {seeds}')
-    train = evidence(cohort.split('train'))
+    train = privileged_cases(cohort.split('train'))
     rows = []
     for seed in range(seeds):
         fitted = make_teacher(teacher, seed, **kwargs).fit(train)

@@ -52,7 +52,7 @@ def times(folder):
 @pytest.fixture(scope='session')
 def phantom(tmp_path_factory):
     "A phantom study of 60 images; read only"
-    from mmpkd.phantom import phantom_cohort, write_phantom
+    from mmpkd.phantoms.chest import phantom_cohort, write_phantom
     return phantom_cohort(write_phantom(tmp_path_factory.mktemp('phantom')/'study', n=60, seed=3, progress=False))
 
 
@@ -65,7 +65,8 @@ def tiny():
 @pytest.fixture(scope='session')
 def tiny_run(phantom, tiny, tmp_path_factory):
     "A finished run of the phantom, two seeds of two arms, with its report; read only"
-    from mmpkd.experiment import make_config, run_experiment
+    from mmpkd.settings import make_config
+    from mmpkd.experiment import run_experiment
     from mmpkd.report import write_report
     run = run_experiment(phantom, tmp_path_factory.mktemp('tiny')/'run', make_config(**tiny), seeds=2, progress=False)
     write_report(run, phantom)

@@ -6,10 +6,12 @@ from scipy.special import logit
 
 from mmpkd.arms import (ARMS, CONTROL_ARMS, EPS, WITHOUT_TEACHER, Arm, arm_labels, arm_title, arms_for, has_soft_labels,
                         is_control, needs_teacher, read_arm)
-from mmpkd.experiment import Run, make_config, run_experiment
+from mmpkd.results import Experiment
+from mmpkd.settings import make_config
+from mmpkd.experiment import run_experiment
 from mmpkd.images import Pixels
 from mmpkd.settings import MATCHED, Settings
-from mmpkd.soft_labels import CONTROLS, HOW, gap, soften
+from mmpkd.soft_labels import CONTROLS, HOW, label_distance, soften
 from mmpkd.student import Student, train_student
 from mmpkd.teachers import TEACHERS, ForestTeacher
 
@@ -189,8 +191,8 @@ def test_soft_labels_on_disk(run):
     s = run.soft_labels('out-of-bag')                                                               # `matched`
     for kind in CONTROLS:
         pd.testing.assert_frame_equal(run.soft_labels(kind), arm_labels(kind, logits('out-of-bag'), y, 2.))
-    assert gap(y, run.soft_labels('label-smoothing')) == pytest.approx(gap(y, s))
-    assert gap(y, run.soft_labels('in-sample')) < gap(y, s)
+    assert label_distance(y, run.soft_labels('label-smoothing')) == pytest.approx(label_distance(y, s))
+    assert label_distance(y, run.soft_labels('in-sample')) < label_distance(y, s)
 
 def test_self_distillation_learns_from_the_baseline_of_its_seed(tiny_run, phantom, tiny, tmp_path):
     "The student trained by hand on what the baseline of the same seed says of the training images has the same weights"
@@ -213,4 +215,4 @@ def test_self_distillation_waits_for_its_teacher(phantom, tiny, tmp_path):
     "Several units at a time, and the student that learns from another is named first; nothing privileged is needed"
     run = run_experiment(altered(phantom, text=None, tabular=()), tmp_path/'run', make_config(**tiny),
                          ('self-distillation', 'baseline'), seeds=1, n_jobs=2, progress=False)
-    assert len(Run(run.folder).per_seed()) == 2
+    assert len(Experiment(run.folder).per_seed()) == 2

@@ -6,15 +6,17 @@ from conftest import TINY
 from fastai.torch_core import set_seed
 from hypothesis import given, settings, strategies as st
 
-from mmpkd.attention import (ARTEFACTS, METHODS, AttentionMaps, Seen, attention, attention_maps, check_maps,
-                             cls_attention, gradcam, gradient_relevance, head_rows, maps_by_method, outlier_tokens,
-                             patch_maps, replace_outliers, rollout, token_norms)
+from mmpkd.convention import ARTEFACTS, METHODS
+from mmpkd.attention import (AttentionMaps, Seen, attention, attention_maps, check_maps, cls_attention, gradcam,
+                             gradient_relevance, head_rows, maps_by_method, outlier_tokens, patch_maps,
+                             replace_outliers, rollout, token_norms)
 from mmpkd.busbra import busbra_cohort
 from mmpkd.images import Geometry, cache_pixels
 from mmpkd.convention import Convention, MapSpec
-from mmpkd.localization import heat_of
+from mmpkd.localization import saliency_of
 from mmpkd.sanity_checks import randomisation_check
-from mmpkd.student import Student, create_student, train_student
+from mmpkd.student import Student, train_student
+from mmpkd.networks import create_student
 
 QUICK = dict(epochs=2, augment='flip', device='cpu') | {k: TINY[k] for k in ('weights', 'arch_kwargs', 'lr', 'bs')}
 
@@ -466,7 +468,7 @@ def test_a_map_is_laid_over_its_image_in_one_way_only(phantom, pixels, student):
     "What is looked at is what is scored: a map of equal patches gets one heat"
     maps, k = attention_maps(student, pixels, phantom.items.image_id[:2]), phantom.items.image_id[0]
     maps.maps[0] = .1 + 5e-9*np.arange(maps.maps[0].size).reshape(maps.maps[0].shape)
-    assert len(np.unique(heat_of(*maps.of(k)))) == 1 and not hasattr(maps, 'heat')
+    assert len(np.unique(saliency_of(*maps.of(k)))) == 1 and not hasattr(maps, 'heat')
 
 def test_a_map_depends_on_its_image_alone(phantom, pixels, student):
     ids = phantom.items.image_id.tolist()

@@ -19,7 +19,8 @@ from mmpkd.audit import (IMAGE_FACTS, BOX_LAYOUTS, _COLUMNS, _inspect_all, _pict
 from mmpkd.busbra import busbra_cohort
 from mmpkd.cbis import cbis_cohort
 from mmpkd.cohort import BOX, Cohort, repair_table
-from mmpkd.images import cache_pixels, read_image
+from mmpkd.images import cache_pixels
+from mmpkd.image_files import read_image
 from mmpkd.mimic import hide_counts
 
 matplotlib.use('Agg')

@@ -7,7 +7,8 @@ from PIL import Image
 
 from mmpkd.busbra import PRIVILEGED, busbra_cohort
 from mmpkd.cohort import BOX
-from mmpkd.images import cache_pixels, check_regions, mask_box, read_image, read_mask
+from mmpkd.images import cache_pixels, check_regions
+from mmpkd.image_files import mask_box, read_image, read_mask
 from mmpkd.teachers import ForestTeacher, macro_auroc
 
 

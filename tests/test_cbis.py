@@ -9,7 +9,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 from mmpkd.cbis import (BOX, CLASSES, COLUMNS, DESCRIPTORS, FIXES, NOTES, OF_TASK, MaskReader, _check_kinds,
                         cbis_cohort, find_files, inside, locate,
                         look_at_mask, pick_mask, read_cases, series_folders, shared_patients, words)
-from mmpkd.images import cache_pixels, check_regions, mask_box, read_mask
+from mmpkd.images import cache_pixels, check_regions
+from mmpkd.image_files import mask_box, read_mask
 from mmpkd.teachers import ForestTeacher, macro_auroc
 
 

@@ -13,12 +13,13 @@ import mmpkd
 from mmpkd.arms import ARMS
 from mmpkd.cli import (SOURCES, TRAINING, _blocks, _column_roles, app, console, main, print_columns, print_table,
                        read_convention, read_jobs, tell)
-from mmpkd.experiment import Run, default_arms, make_config
-from mmpkd.localization import CONVENTIONS
-from mmpkd.localizers import CEILING, TRIVIAL
+from mmpkd.results import Experiment
+from mmpkd.settings import default_arms, make_config
+from mmpkd.convention import CONVENTIONS
+from mmpkd.reference_maps import CEILING, TRIVIAL
 from mmpkd.report import table1
 from mmpkd.settings import Settings
-from mmpkd.soft_labels import calibration, gap, soft_labels, training_logits
+from mmpkd.soft_labels import calibration, label_distance, soft_labels, training_logits
 from mmpkd.teachers import macro_auroc
 from mmpkd.training import Training
 
@@ -128,7 +129,7 @@ def times(folder): return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if
 
 def test_busbra_from_beginning_to_end(ultrasound, busbra):
     out, said = ultrasound
-    run = Run(out)
+    run = Experiment(out)
     assert run.arms == ['baseline', 'out-of-fold'] and run.seeds == 2 and len(run.labels('test')) == 8
     assert (run.config['size'], run.config['epochs'], run.config['bs'], run.config['weights'],
             run.config['lam']) == (32, 1, 8, 'none', .5)
@@ -141,14 +142,14 @@ def test_busbra_from_beginning_to_end(ultrasound, busbra):
 def test_a_run_says_how_good_the_labels_are_that_were_taught(ultrasound):
     "The AUROC of the teacher out of fold beside those in-sample and on other images, and the calibration of the labels"
     out, said = ultrasound
-    run, said = Run(out), ' '.join(said.split())
+    run, said = Experiment(out), ' '.join(said.split())
     y, taught = run.labels('train'), [run.soft_labels('out-of-fold', seed) for seed in run.teacher_seeds]
     auroc = np.mean([macro_auroc(y, s) for s in taught])
     errors = pd.concat([calibration(y, s)[['log loss', 'Brier', 'ECE']].mean() for s in taught], axis=1).mean(axis=1)
     of_teacher = said.partition('Teacher AUROC, mean of 2 teachers: ')[2].partition('Labels taught')[0]
     assert f'{auroc:.3f} out-of-fold' in of_teacher
     told = said.partition('Labels taught, out-of-fold: ')[2]
-    distance = np.mean([gap(y, s) for s in taught])
+    distance = np.mean([label_distance(y, s) for s in taught])
     assert told.startswith(f"AUROC {auroc:.3f}, mean |s - y| {distance:.3f}, log loss {errors['log loss']:.3f}, "
                            f"Brier {errors.Brier:.3f}, ECE {errors.ECE:.3f}")
 
@@ -178,7 +179,7 @@ def test_options_arrive(busbra, tmp_path):
                     '--lam', .25, '-T', 3, '--lr', 1e-3, '--tau', .75,
                     '--precision', 'fp32', '--test-fold', 2, '--valid-fold', 1, '--arms', 'baseline, in-sample')
     assert result.exit_code == 0, result.output
-    run = Run(tmp_path/'run')
+    run = Experiment(tmp_path/'run')
     assert {k: run.config[k] for k in ('lam', 'T', 'lr', 'bs', 'precision')} == dict(lam=.25, T=3., lr=1e-3, bs=4,
                                                                                      precision='fp32')
     assert run.config['convention']['tau'] == .75 and run.arms == ['baseline', 'in-sample'] and run.seeds == 1
@@ -194,7 +195,7 @@ def test_a_convention_from_the_command_line(busbra, tmp_path):
                     '--convention', 'rule=tuned layer=-2', '--temperature', 'valid',
                     '--arms', 'baseline, out-of-bag lam=0.3')
     assert result.exit_code == 0, result.output
-    run = Run(tmp_path/'run')
+    run = Experiment(tmp_path/'run')
     # chosen for each student, not 0.5
     assert {k: run.config['convention'][k] for k in ('rule', 'layer', 'tau')} == dict(rule='tuned', layer=-2, tau=None)
     assert run.config['T'] == 'valid' and run.teacher['T_valid'] > 0 and run.arms == ['baseline', 'out-of-bag lam=0.3']
@@ -280,7 +281,7 @@ def everything(busbra, tmp_path_factory):
 def test_all_arms_with_the_whole_report(everything):
     "All parts of the study are in the report: arms, reference maps, conventions, intervals, agreement, randomisation"
     out, printed = everything
-    run, page = Run(out), (out/'report.html').read_text()
+    run, page = Experiment(out), (out/'report.html').read_text()
     assert run.arms == list(ARMS) and len(ARMS) == 9 and run.controls == [a for a in ARMS if 'Control' in ARMS[a]]
     first = table1(run)
     together = [f'Ensemble of {run.seeds}: {title}' for title in ARMS.values() if 'Control' not in title]
@@ -319,7 +320,7 @@ def test_a_grid(busbra, tmp_path):
     result = invoke('grid', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8,
                     '--lams', '0.3,0.7', '--temperatures', '1, 2')
     assert result.exit_code == 0, result.output
-    run = Run(tmp_path/'run')
+    run = Experiment(tmp_path/'run')
     assert run.arms == ['baseline', *[f'out-of-fold lam={l} T={T}' for l in (.3, .7) for T in (1, 2)]]
     assert all(arm in result.output for arm in run.arms)
     assert 'chosen' in result.output
@@ -340,7 +341,7 @@ def gridded(busbra, tmp_path_factory):
 
 def test_the_paper_is_a_preset(gridded):
     "Its soft labels are in-sample"
-    run = Run(gridded[0]/'mmpkd-grid-busbra')
+    run = Experiment(gridded[0]/'mmpkd-grid-busbra')
     assert run.arms == ['baseline', 'in-sample lam=0.3 T=2', 'in-sample lam=0.7 T=2']
     assert run.config['matched'] == 'in-sample'
     assert run.config['preset'] == 'paper'
@@ -353,7 +354,7 @@ def test_a_run_takes_what_a_grid_chose(gridded, busbra, tmp_path, monkeypatch):
             1]
     result = invoke(*call, '--out', tmp_path/'run')
     assert result.exit_code == 0, result.output
-    run, best = Run(tmp_path/'run'), json.loads((gridded[0]/'mmpkd-grid-busbra/choice.json').read_text())
+    run, best = Experiment(tmp_path/'run'), json.loads((gridded[0]/'mmpkd-grid-busbra/choice.json').read_text())
     assert run.arms == ['baseline', 'in-sample'] and (run.config['lam'], run.config['T']) == (best['lam'], 2.)
     assert run.config['grid'] == best | dict(folder='mmpkd-grid-busbra', differs=[])
     said = ' '.join(result.output.split())
@@ -364,7 +365,7 @@ def test_a_run_takes_what_a_grid_chose(gridded, busbra, tmp_path, monkeypatch):
     given = invoke(*call[:-4], '--lam', .5, '--preset', 'paper', '--seeds', 1, '--arms', 'baseline,out-of-fold',
                    '--matched', 'out-of-fold', '--out', tmp_path/'given')
     assert given.exit_code == 0, given.output
-    run = Run(tmp_path/'given')
+    run = Experiment(tmp_path/'given')
     assert run.arms == ['baseline', 'out-of-fold']
     assert run.config['matched'] == 'out-of-fold'
     assert 'except for: arms, seeds, weights' in ' '.join(given.output.split())
@@ -385,7 +386,7 @@ def test_runs_join_into_one_table(capsys, monkeypatch, ultrasound, gridded, tmp_
     result = invoke('table', *runs, '--out', tmp_path/'t.md')
     assert result.exit_code == 0, result.output
     rows = [line.split('|')[1:3] for line in (tmp_path/'t.md').read_text().splitlines() if line.startswith('| BUS-BRA')]
-    assert len(rows) == sum(len(table1(Run(r))) for r in runs)
+    assert len(rows) == sum(len(table1(Experiment(r))) for r in runs)
     assert 'Dataset' in result.output
     assert 'Centred Gaussian' in result.output
     assert 'no finished run in' in fails(capsys, monkeypatch, 'table', tmp_path)
@@ -393,7 +394,7 @@ def test_runs_join_into_one_table(capsys, monkeypatch, ultrasound, gridded, tmp_
 
 def test_a_run_is_scored_on_other_regions(capsys, monkeypatch, ultrasound, busbra, tmp_path):
     out = shutil.copytree(ultrasound[0], tmp_path/'run')
-    run = Run(out)
+    run = Experiment(out)
     ids = run.labels('test').index
     t = pd.DataFrame(dict(image_id=ids, x0=1, y0=2, x1=20, y1=30))                       # one label, so none is named
     t.to_csv(tmp_path/'corner.csv', index=False)
@@ -419,7 +420,7 @@ def test_teachers_of_growing_quality(busbra, tmp_path):
     result = invoke('quality', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8,
                     '--shares', '0.5,1')
     assert result.exit_code == 0, result.output
-    assert Run(tmp_path/'run').arms == ['baseline', 'out-of-fold share=0.5', 'out-of-fold share=1']
+    assert Experiment(tmp_path/'run').arms == ['baseline', 'out-of-fold share=0.5', 'out-of-fold share=1']
     assert len(pd.read_csv(tmp_path/'run/quality.csv')) == 3
     assert 'teacher' in result.output and (tmp_path/'run/quality.png').stat().st_size > 1000
     assert 'with one seed no threshold can be told from luck' in ' '.join(result.output.split())
@@ -432,7 +433,7 @@ def test_a_transfer(busbra, ultrasound, tmp_path):
     assert refused.exit_code and 'were in an earlier split' in str(refused.exception) and not (tmp_path/'run').exists()
     result = invoke(*call, '--known', 'keep')
     assert result.exit_code == 0, result.output
-    run = Run(tmp_path/'run')
+    run = Experiment(tmp_path/'run')
     assert run.arms == ['baseline', 'from baseline', 'from out-of-fold']
     assert run.seeds == 2
     assert not list(run.folder.rglob('teacher'))
@@ -599,7 +600,7 @@ def radiographs(mimic, tmp_path_factory):
 
 def test_mimic_from_beginning_to_end(radiographs):
     out, said = radiographs
-    run = Run(out)
+    run = Experiment(out)
     assert run.config['data']['source'] == 'mimic' and run.config['teacher'] == 'bow' and len(run.labels('test')) > 5
     n = len(run.asked['unreadable'])
     assert n > 0 and f'{n} images could not be decoded and were left out' in said
@@ -639,7 +640,7 @@ def test_cbis_from_beginning_to_end(cbis, tmp_path):
     result = invoke('run', 'cbis', '--root', cbis, '--cache', tmp_path/'masks', '--out', tmp_path/'run', *TINY_CALL,
                     '--skip-unreadable')
     assert result.exit_code == 0, result.output
-    run = Run(tmp_path/'run')
+    run = Experiment(tmp_path/'run')
     assert run.config['teacher'] == 'forest' and run.asked['task'] == 'multiclass' and len(run.asked['labels']) == 3
     assert run.asked['repairs'] and (tmp_path/'masks').is_dir()
 
@@ -677,7 +678,7 @@ def test_a_table_from_beginning_to_end(spreadsheet, tmp_path):
     assert result.exit_code == 0, result.output
     assert result.output.index('Looks like') < result.output.index('Baseline') and 'No split is given' in result.output
     assert re.search(r'age\s+metadata\s+amount', result.output) and re.search(r'report\s+report\s+text', result.output)
-    assert Run(tmp_path/'run').config['teacher'] == 'stacked'
+    assert Experiment(tmp_path/'run').config['teacher'] == 'stacked'
 
 def test_the_teacher_of_a_table_needs_no_regions(spreadsheet):
     result = invoke('teacher', 'table', *spreadsheet, '--text', 'report', '--seeds', 1)
@@ -721,7 +722,7 @@ def test_a_transfer_needs_nothing_privileged(spreadsheet, tmp_path):
     assert invoke('run', 'table', *call, '--seeds', 1, '--text', 'report', '--out', tmp_path/'a').exit_code == 0
     result = invoke('transfer', 'table', *call, '--from', tmp_path/'a', '--out', tmp_path/'b')
     assert result.exit_code == 0, result.output
-    assert Run(tmp_path/'b').arms == ['baseline', 'from baseline', 'from out-of-fold']
+    assert Experiment(tmp_path/'b').arms == ['baseline', 'from baseline', 'from out-of-fold']
     assert not (tmp_path/'b/teacher').exists()
 
 # One new image
@@ -740,7 +741,7 @@ def test_predict_repeats_the_run(kind, request, tmp_path):
     else:
         made = request.getfixturevalue('demo')[0]
         folder, images, suffix = made/'run', made/'phantom/images', '.dcm'
-    run = Run(folder)
+    run = Experiment(folder)
     p, scores = (pd.read_parquet(run.unit(arm, 1)/f'{f}.parquet') for f in ('predictions', 'scores'))
     for row in scores.head(3).itertuples():
         result = invoke('predict', run.unit(arm, 1), images/(row.image_id + suffix), '--out', tmp_path/'drawn.png')
@@ -1143,7 +1144,7 @@ def test_studies_without_regions(unmarked, tmp_path):
 def test_a_run_without_anything_privileged(capsys, monkeypatch, unmarked, tmp_path):
     result = invoke('run', 'table', *unmarked, '--seeds', 1, '--arms', 'all', '--out', tmp_path/'run')
     assert result.exit_code == 0, result.output
-    assert Run(tmp_path/'run').arms == ['baseline', 'label-smoothing', 'self-distillation']
+    assert Experiment(tmp_path/'run').arms == ['baseline', 'label-smoothing', 'self-distillation']
     assert 'Nothing is privileged' in result.output
     assert 'Teacher AUROC' not in result.output
     for call in (['run', '--arms', 'baseline,class-mean'], ['grid'], ['quality']):

@@ -12,9 +12,11 @@ from mmpkd.convention import Convention
 from mmpkd.ensemble import (SCALES, ensemble_intervals, ensemble_localizer, ensemble_predictions, ensemble_runs,
                             ensemble_scores, ensemble_table, half_agreement, has_ensembles, mean_maps, of_other_images,
                             on_one_scale, show_ensemble)
-from mmpkd.experiment import Run, make_config, run_experiment, write_table
+from mmpkd.results import Experiment, write_table
+from mmpkd.settings import make_config
+from mmpkd.experiment import run_experiment
 from mmpkd.images import Geometry, cache_pixels
-from mmpkd.localizers import Localizer, score_localizer
+from mmpkd.reference_maps import Localizer, score_localizer
 from mmpkd.report import table1, table_note, write_report
 from mmpkd.scoring import score_maps, tune_tau
 from mmpkd.student import Student
@@ -26,7 +28,7 @@ def copy(tiny_run, tmp_path):
     "A run of two seeds whose units may be changed; its ensembles were not scored"
     shutil.copytree(tiny_run.folder, tmp_path/'run')
     shutil.rmtree(tmp_path/'run/ensembles', ignore_errors=True)
-    return Run(tmp_path/'run')
+    return Experiment(tmp_path/'run')
 
 def keep(run, arm, seed, values):
     "Other maps for a unit"
@@ -151,7 +153,7 @@ def test_scores_are_kept_by_scale_and_by_number_of_seeds(copy, phantom):
     pd.testing.assert_frame_equal(ensemble_scores(copy), scores)             # read, not computed
     with pytest.raises(FileNotFoundError, match='baseline_rank_2.parquet is missing'):
         ensemble_scores(copy, scale='rank')
-    more = Run(copy.folder)
+    more = Experiment(copy.folder)
     more.seeds = 3
     assert has_ensembles(copy) and not has_ensembles(more)
 
@@ -315,7 +317,7 @@ def test_the_report_shows_ensembles(copy, phantom):
     np.testing.assert_allclose(kept, ensemble_table(copy))
 
 def test_controls_have_no_row(copy, phantom, monkeypatch):
-    monkeypatch.setattr(Run, 'controls', ['out-of-fold'])
+    monkeypatch.setattr(Experiment, 'controls', ['out-of-fold'])
     ensemble_scores(copy, phantom)
     assert list(table1(copy).filter(like='Ensemble', axis=0).index) == ['Ensemble of 2: Baseline']
 

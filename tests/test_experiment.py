@@ -13,14 +13,15 @@ from mmpkd import experiment, results
 from mmpkd.arms import Arm, arm_labels
 from mmpkd.attention import AttentionMaps
 from mmpkd.cohort import Cohort
-from mmpkd.experiment import (OPEN, PAPER, SHORT, Run, default_arms, environment, jobs_for, make_config, one_thread,
-                              read_json, run_experiment, teach, usable)
+from mmpkd.settings import OPEN, PAPER, default_arms, make_config, read_json
+from mmpkd.experiment import SHORT, environment, jobs_for, make_soft_labels, one_thread, run_experiment, usable
+from mmpkd.results import Experiment
 from mmpkd.images import Pixels, cache_pixels
-from mmpkd.localization import Convention
-from mmpkd.phantom import METADATA
+from mmpkd.convention import Convention
+from mmpkd.phantoms.chest import METADATA
 from mmpkd.report import teacher_note
 from mmpkd.settings import Settings
-from mmpkd.soft_labels import calibration, gap, soften, training_logits
+from mmpkd.soft_labels import calibration, label_distance, soften, training_logits
 from mmpkd.statistics import compare_arms
 from mmpkd.student import Student, train_student
 from mmpkd.teachers import TEACHERS, ForestTeacher, image_logits, load_teacher, macro_auroc
@@ -53,7 +54,7 @@ def start(out):
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 def test_a_killed_process_is_continued_as_if_nothing_had_happened(demo, tmp_path):
-    whole, out = Run(demo[0]/'run'), tmp_path/'demo'
+    whole, out = Experiment(demo[0]/'run'), tmp_path/'demo'
     first, process = out/'run/units/baseline/seed-0', start(out)
     try:
         while not first.is_dir() and process.poll() is None: time.sleep(.02)
@@ -66,15 +67,15 @@ def test_a_killed_process_is_continued_as_if_nothing_had_happened(demo, tmp_path
     assert process.returncode == -signal.SIGKILL
     finished = [p.parent for p in out.glob('run/units/*/seed-?/unit.json')]
     assert 1 <= len(finished) < 4, 'killed too late'
-    with pytest.raises(FileNotFoundError, match='no finished run'): Run(out/'run')
+    with pytest.raises(FileNotFoundError, match='no finished run'): Experiment(out/'run')
     before = {p: times(p) for p in finished}
     again = start(out)
     said, _ = again.communicate()
     assert again.returncode == 0, said
     assert {p: times(p) for p in finished} == before
-    equal(Run(out/'run').per_seed(), whole.per_seed())
-    equal(Run(out/'run').scores(), whole.scores())
-    equal(Run(out/'run').trivial(), whole.trivial())
+    equal(Experiment(out/'run').per_seed(), whole.per_seed())
+    equal(Experiment(out/'run').scores(), whole.scores())
+    equal(Experiment(out/'run').trivial(), whole.trivial())
 
 def test_what_a_killed_unit_left_is_thrown_away(copy, phantom, tiny, tiny_run):
     unit = copy/'units/baseline/seed-1'
@@ -385,7 +386,7 @@ def test_other_peoples_folders_are_safe(phantom, tiny, tmp_path):
     (tmp_path/'mine.txt').write_text('mine')
     with pytest.raises(ValueError, match='not empty and holds no run of mmpkd'): go_on(phantom, tmp_path, tiny)
     assert [p.name for p in tmp_path.iterdir()] == ['mine.txt'] and (tmp_path/'mine.txt').read_text() == 'mine'
-    with pytest.raises(FileNotFoundError, match='no finished run'): Run(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no finished run'): Experiment(tmp_path)
 
 
 # What the folder says
@@ -475,8 +476,8 @@ def test_what_is_said_of_several_teachers_is_their_mean(each):
     files = [json.loads(path.read_text()) for path in paths]
     assert each.teacher['auroc']['test'] == np.mean([f['auroc']['test'] for f in files])
     assert each.teacher['T_valid'] == np.mean([f['T_valid'] for f in files])
-    gaps = [gap(y, each.soft_labels('out-of-fold', s)) for s in range(2)]
-    assert each.over_teachers('out-of-fold', gap) == np.mean(gaps) and gaps[0] != gaps[1]
+    gaps = [label_distance(y, each.soft_labels('out-of-fold', s)) for s in range(2)]
+    assert each.over_teachers('out-of-fold', label_distance) == np.mean(gaps) and gaps[0] != gaps[1]
 
 def with_parts(cohort):
     "Each image with two parts, the second of which shows nothing and is described as such"
@@ -490,7 +491,7 @@ def with_parts(cohort):
 def test_the_teacher_is_measured_on_images_as_its_students_are(phantom, tiny, tmp_path):
     "And on parts under another name, from which it learns"
     c, config = with_parts(phantom), make_config(**tiny | dict(teacher='forest', teacher_args=dict(n_estimators=20)))
-    teach(c, ('baseline', 'out-of-fold'), config, tmp_path)
+    make_soft_labels(c, ('baseline', 'out-of-fold'), config, tmp_path)
     told, teacher = json.loads((tmp_path/'teacher.json').read_text()), load_teacher(tmp_path/'teacher')
     for split in ('valid', 'test'):
         images = c.split(split)
@@ -506,7 +507,7 @@ def test_a_folder_of_an_older_version_does_not_say_of_what_its_teacher_was_measu
     files = [copy/f'teachers/seed-{seed}/teacher.json' for seed in range(2)]
     now = [json.loads(f.read_text()) for f in files]
     for f, t in zip(files, now): f.write_text(json.dumps({k: v for k, v in t.items() if k != 'per'}))
-    old = Run(copy)
+    old = Experiment(copy)
     assert old.teacher['per'] is None
     assert 'older version' in teacher_note(old)
     assert old.teacher['auroc']['test'] == np.mean([t['auroc']['test'] for t in now])
@@ -597,15 +598,15 @@ def test_a_verdict_is_held_against_the_intervals_of_its_run(tiny_run, monkeypatc
     "Whatever is claimed"
     means = {'baseline': .2, 'out-of-fold': .5}
     claims = pd.DataFrame([dict(arm=a, seed=s, iou=v + s/100) for a, v in means.items() for s in range(5)])
-    monkeypatch.setattr(Run, 'comparison', lambda self: compare_arms(claims))
+    monkeypatch.setattr(Experiment, 'comparison', lambda self: compare_arms(claims))
     for lo, hi, doubted in ((-.1, .7, True), (.1, .5, False)):
         interval = pd.DataFrame([dict(arm='out-of-fold', metric='iou', lo=lo, hi=hi)])
-        monkeypatch.setattr(Run, 'intervals', lambda self, found=interval: found)
+        monkeypatch.setattr(Experiment, 'intervals', lambda self, found=interval: found)
         [said] = tiny_run.verdicts().values()
         assert 'improves IoU' in said and ('but the interval over seeds and patients contains zero' in said) == doubted
 
 def test_intervals_are_of_what_is_tested_and_computed_once(tiny_run, monkeypatch):
-    run, asked, differences = Run(tiny_run.folder), [], results.differences
+    run, asked, differences = Experiment(tiny_run.folder), [], results.differences
     monkeypatch.setattr(results, 'differences', lambda *args: asked.append(args) or differences(*args))
     t = run.intervals()
     assert t.metric.tolist() == ['pixel_auroc', 'iou', 'fpr', 'auroc'] and len(asked) == 2
@@ -626,12 +627,12 @@ def test_a_new_arm_asks_the_teacher_that_taught_the_others(phantom, tiny, tmp_pa
     "It is not fitted again, even where a new fit would be another, and each file of the others stays the same"
     few = dict(teacher='forest', teacher_args=dict(n_estimators=20), matched='out-of-bag')
     config, arms = make_config(**tiny | few), ('baseline', 'in-sample T=3')
-    teach(phantom, arms, config, tmp_path/'taught')
-    whole = teach(phantom, (*arms, arm), config, tmp_path/'whole')
+    make_soft_labels(phantom, arms, config, tmp_path/'taught')
+    whole = make_soft_labels(phantom, (*arms, arm), config, tmp_path/'whole')
     before, teacher = without_text(tmp_path/'taught'), load_teacher(tmp_path/'taught'/'teacher')
     fits, fit = [], type(teacher).fit
     monkeypatch.setattr(type(teacher), 'fit', lambda self, cohort: fits.append(len(cohort)) or fit(self, cohort))
-    soft = teach(phantom, (*arms, arm), config, tmp_path/'taught')
+    soft = make_soft_labels(phantom, (*arms, arm), config, tmp_path/'taught')
     assert len(fits) == (5 if 'out-of-fold' in arm else 0)
     assert {f: f.read_bytes() for f in before} == before
     pd.testing.assert_frame_equal(soft[arm], whole[arm])                    # a forest adds up in any order
@@ -656,14 +657,14 @@ def test_killed_while_an_arm_is_taught(copy, phantom, tiny, tmp_path, monkeypatc
     "Wherever teaching stops, the next call makes what an undisturbed one makes"
     arms = ('baseline', 'out-of-fold', 'out-of-fold T=valid')
     copy = copy/'teachers/seed-0' if step != 'save_teacher' else tmp_path/'new'  # a kept teacher is not saved again
-    teach(phantom, arms, make_config(**tiny), tmp_path/'whole')
+    make_soft_labels(phantom, arms, make_config(**tiny), tmp_path/'whole')
     class Killed(BaseException): pass
     def stop(*args): raise Killed
     with monkeypatch.context() as patch:
         patch.setattr(experiment, step, stop)
-        with pytest.raises(Killed): teach(phantom, arms, make_config(**tiny), copy)
-    soft = teach(phantom, arms, make_config(**tiny), copy)
-    for arm, s in teach(phantom, arms, make_config(**tiny), tmp_path/'whole').items(): equal(soft[arm], s)
+        with pytest.raises(Killed): make_soft_labels(phantom, arms, make_config(**tiny), copy)
+    soft = make_soft_labels(phantom, arms, make_config(**tiny), copy)
+    for arm, s in make_soft_labels(phantom, arms, make_config(**tiny), tmp_path/'whole').items(): equal(soft[arm], s)
     assert (copy/'teacher.json').read_text() == (tmp_path/'whole/teacher.json').read_text()
     assert json.loads((copy/'teacher.json').read_text())['T_valid'] > 0
 
@@ -758,11 +759,11 @@ def test_settings_without_a_teacher():
         with pytest.raises(ValueError, match='without a teacher'): make_config(teacher='none', **bad)
 
 def test_smoothing_with_a_strength_needs_no_answers_of_the_teacher(phantom, tiny, tmp_path):
-    soft = teach(phantom, ('label-smoothing eps=0.2', 'label-smoothing'), make_config(**tiny), tmp_path)
+    soft = make_soft_labels(phantom, ('label-smoothing eps=0.2', 'label-smoothing'), make_config(**tiny), tmp_path)
     y = phantom.split('train').y()
     equal(soft['label-smoothing eps=0.2'], y*.8 + .1)
     # matched to a teacher that knows little
-    assert gap(y, soft['label-smoothing']) > gap(y, soft['label-smoothing eps=0.2'])
+    assert label_distance(y, soft['label-smoothing']) > label_distance(y, soft['label-smoothing eps=0.2'])
 
 
 # What the audit knows
@@ -866,7 +867,7 @@ def test_boxes_a_little_outside_are_cut(study, tiny, tmp_path):
 @pytest.mark.parametrize('content', [b'', b'{"arms": ["base', bytes(range(256))*20], ids=['empty', 'cut', 'other'])
 def test_a_damaged_file_is_named(copy, name, content):
     def read():
-        run = Run(copy)
+        run = Experiment(copy)
         tables = run.verdicts(), run.trivial(), run.soft_labels('out-of-fold'), run.peaks(), run.maps('baseline', 0)
         return tables, run.teacher, run.audit
     read()
@@ -876,24 +877,24 @@ def test_a_damaged_file_is_named(copy, name, content):
 @pytest.mark.parametrize('content', ['[]', '{}', '3', '{"arms": []}'])
 def test_json_of_something_else(copy, content):
     (copy/'asked.json').write_text(content)
-    with pytest.raises(ValueError, match='asked.json is not what'): Run(copy)
+    with pytest.raises(ValueError, match='asked.json is not what'): Experiment(copy)
 
 @pytest.mark.parametrize('name', ['config.json', 'environment.json', 'teachers/seed-1/teacher.json', 'audit.json',
                                   'units/baseline/seed-0/unit.json'])
 def test_json_of_something_else_anywhere(copy, name):
     (copy/name).write_text('{}' if name == 'environment.json' else '[]')
     def read():
-        run = Run(copy)
+        run = Experiment(copy)
         return run.teacher, run.audit, run.peaks()
     with pytest.raises(ValueError, match=f'{Path(name).name} is not what'): read()
 
 def test_a_missing_file_of_a_unit_says_how_it_comes_back(copy):
     (copy/'units/baseline/seed-0/scores.parquet').unlink()
-    with pytest.raises(FileNotFoundError, match='once .*baseline/seed-0 is removed'): Run(copy).scores()
+    with pytest.raises(FileNotFoundError, match='once .*baseline/seed-0 is removed'): Experiment(copy).scores()
 
 def test_no_advice_to_unpickle(copy):
     (copy/'units/baseline/seed-0/attention.npz').write_bytes(b'abc')
-    with pytest.raises(ValueError, match='attention.npz is damaged: it is no archive'): Run(copy).maps('baseline', 0)
+    with pytest.raises(ValueError, match='attention.npz is damaged: it is no archive'): Experiment(copy).maps('baseline', 0)
 
 def test_a_file_in_place_of_the_folder(phantom, tiny, tmp_path):
     (tmp_path/'run').write_text('mine')
@@ -901,7 +902,7 @@ def test_a_file_in_place_of_the_folder(phantom, tiny, tmp_path):
 
 def test_a_missing_unit_is_named(copy):
     shutil.rmtree(copy/'units/baseline/seed-1')
-    with pytest.raises(FileNotFoundError, match='seed-1.*is missing'): Run(copy).verdicts()
+    with pytest.raises(FileNotFoundError, match='seed-1.*is missing'): Experiment(copy).verdicts()
 
 def test_text_is_utf8_whatever_the_locale(copy, tmp_path):
     "Written and read by a process whose own encoding is ASCII"

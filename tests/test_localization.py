@@ -8,8 +8,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from mmpkd.convention import Convention
 from mmpkd.images import Geometry
 from mmpkd.localization import (average_precision, best_iou, box_fpr, empty_patches, energy_inside, fill_boxes,
-                                heat_of, hot_pixels, iou, normalize, otsu, peaks_in_nothing, pixel_auroc, pointing_hit,
-                                predicted_boxes, score_image, show_localization, shuffled_auroc)
+                                hot_pixels, iou, normalize, otsu, peaks_in_empty_patches, pixel_auroc, pointing_hit,
+                                predicted_boxes, saliency_of, score_image, show_localization, shuffled_auroc)
 
 matplotlib.use('Agg')
 
@@ -250,10 +250,10 @@ geo = Geometry(6, 8, 16)
 def test_plateaus_have_no_hottest_pixel():
     "Interpolation leaves rounding errors, and they must not play the pointing game"
     m = np.zeros((14, 14)); m[3:9, 2:7] = .7
-    heat = heat_of(m, Geometry(331, 287, 224))
+    heat = saliency_of(m, Geometry(331, 287, 224))
     assert (heat == heat.max()).sum() > 5000
     assert np.allclose(heat, Geometry(331, 287, 224).map_to_original(m), rtol=1e-5)
-    assert len(np.unique(heat_of(np.full((14, 14), .3), Geometry(331, 287, 224)))) == 1
+    assert len(np.unique(saliency_of(np.full((14, 14), .3), Geometry(331, 287, 224)))) == 1
 
 
 # Constant maps: what is decided after the interpolation is decided by rounding errors
@@ -278,7 +278,7 @@ def test_constant_maps_had_boxes():
 @pytest.mark.parametrize('interpolation', ['bilinear', 'nearest'])
 def test_a_constant_map_has_no_box_at_any_size(interpolation):
     for c, geo in constants():
-        heat = heat_of(np.full((14, 14), c), geo, interpolation)
+        heat = saliency_of(np.full((14, 14), c), geo, interpolation)
         assert heat.shape == (geo.h, geo.w) and heat.dtype == np.float32 and heat.min() == heat.max() == np.float32(c)
         assert not len(predicted_boxes(heat))
 
@@ -290,7 +290,7 @@ def test_what_counts_as_constant(c, interpolation):
     wobble, padded, geo = c*(1 + 1e-7*rng.standard_normal((14, 14))), np.full((14, 14), c), Geometry(60, 240, 224)
     padded[[0, 1, -2, -1]] = 9.
     for m in (np.full((14, 14), c), wobble, padded):
-        heat = heat_of(m, geo, interpolation)
+        heat = saliency_of(m, geo, interpolation)
         for rule in RULES: assert not len(predicted_boxes(heat, Convention(rule=rule)))
         assert pixel_auroc(heat, fill_boxes([[10, 10, 90, 40]], (60, 240))) == .5
 
@@ -299,9 +299,9 @@ def test_what_counts_as_constant(c, interpolation):
 def test_small_contrast_keeps_its_order(contrast, height):
     pattern, square = np.random.default_rng(3).random((14, 14)), Geometry(150, 200, 224)
     mask = fill_boxes([[40, 60, 90, 110]], (150, 200))
-    want = pixel_auroc(heat_of(pattern, square), mask)
+    want = pixel_auroc(saliency_of(pattern, square), mask)
     faint = height*(1 + contrast*pattern)
-    assert pixel_auroc(heat_of(faint, square), mask) == pytest.approx(want, abs=1e-3)
+    assert pixel_auroc(saliency_of(faint, square), mask) == pytest.approx(want, abs=1e-3)
     # as it was
     if contrast == 1e-5: assert abs(pixel_auroc(rounded_alone(faint, square, 'bilinear'), mask) - want) > .01
 
@@ -311,7 +311,7 @@ def test_a_plateau_of_any_height_stays_whole(lo, times, interpolation):
     square, spot = Geometry(93, 71, 112), np.zeros((14, 14))
     spot[4:8, 5:9] = 1
     inner = square.map_to_original(spot, interpolation) > 1 - 1e-7
-    heat = heat_of(np.where(spot > 0, lo*times, lo), square, interpolation)
+    heat = saliency_of(np.where(spot > 0, lo*times, lo), square, interpolation)
     assert inner.sum() > 200 and len(np.unique(heat[inner])) == 1 and heat[inner].min() == heat.max()
 
 
@@ -353,10 +353,10 @@ def test_peaks_are_counted_image_by_image():
     inside, margin = np.zeros((2, 4, 4))
     inside[2, 1], margin[0, 1] = 1, 1
     flat = np.ones((4, 4))
-    p = peaks_in_nothing([inside, margin, margin, flat], [square, wide, square, square])
+    p = peaks_in_empty_patches([inside, margin, margin, flat], [square, wide, square, square])
     uniform = [empty_patches(g, 4).mean() for g in (square, wide, square, square)]
     assert p == dict(share=pytest.approx((0 + 1 + 0 + 4/16)/4), uniform=pytest.approx(np.mean(uniform)))
-    with pytest.raises(ValueError): peaks_in_nothing([inside], [square], [np.zeros((32, 32))]*2)
+    with pytest.raises(ValueError): peaks_in_empty_patches([inside], [square], [np.zeros((32, 32))]*2)
 
 @given(shapes, st.sampled_from([(32, 4), (64, 8), (224, 14)]), st.integers(0, 2**32 - 1),
        st.sampled_from(['bilinear', 'nearest']),
@@ -368,7 +368,7 @@ def test_no_box_lies_in_the_margin(shape, sizes, seed, interpolation, how):
     geometry = Geometry(h, w, size)
     m = rng.random((g, g)).astype(np.float32)
     if seed % 2: m[empty_patches(geometry, g)] += 10
-    heat = heat_of(m, geometry, interpolation)
+    heat = saliency_of(m, geometry, interpolation)
     boxes = predicted_boxes(heat, Convention(**how))
     assert heat.shape == (h, w) and np.isfinite(heat).all()
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [w, h]).all() and (boxes[:, :2] < boxes[:, 2:]).all()

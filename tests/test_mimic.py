@@ -12,7 +12,7 @@ from mmpkd.mimic import (CHEXPERT, MASKED_TERMS, ROI_CLASSES, ROI_LABELS, coco_b
                          fold_text, hard_labels, hide_counts, image_suffix, mask_labels,
                          mimic_cohort, misspelt_names, ms_cxr, one_edit, plain_boxes, read_header, read_labels,
                          read_rois, reflacx, report_text, section_name, sections, view_of)
-from mmpkd.phantom import write_dicom
+from mmpkd.phantoms.chest import write_dicom
 
 FINDINGS = ['Cardiomegaly', 'Edema']
 REPORT = ('                 FINAL REPORT\n EXAMINATION:  CHEST (PA)\n \n'

@@ -4,10 +4,11 @@ import hashlib, itertools, json
 import numpy as np, pandas as pd, pydicom, pytest
 
 from mmpkd.cbis import BOX, CLASSES, FIXES, NOTES, OF_TASK, cbis_cohort
-from mmpkd.images import cache_pixels, check_regions, mask_box, read_image, read_mask, resize_mask, unreadable
-from mmpkd.phantom_cbis import (ASSESSED, DRAW_LESION, FAULTS, FOLDER_LAYOUTS, SPELLINGS, WORD_WEIGHTS, _uid,
-                                cbis_cases, draw_breast, draw_classes, draw_picture, hull, phantom_cbis, plant_faults,
-                                spoil_mask, write_tables)
+from mmpkd.images import cache_pixels, check_regions, unreadable
+from mmpkd.image_files import mask_box, read_image, read_mask, resize_mask
+from mmpkd.phantoms.cbis import (ASSESSED, DRAW_LESION, FAULTS, FOLDER_LAYOUTS, SPELLINGS, WORD_WEIGHTS, _uid,
+                                 cbis_cases, draw_breast, draw_classes, draw_picture, hull, phantom_cbis, plant_faults,
+                                 spoil_mask, write_tables)
 from mmpkd.teachers import ForestTeacher, macro_auroc
 
 VIEWS = list(itertools.product(('LEFT', 'RIGHT'), ('CC', 'MLO')))

@@ -7,11 +7,12 @@ from PIL import Image
 from pydicom import dcmread
 
 from mmpkd.audit import audit
-from mmpkd.images import cache_pixels, mask_box, read_image, to_uint8, unreadable
+from mmpkd.images import cache_pixels, unreadable
+from mmpkd.image_files import mask_box, read_image, to_uint8
 from mmpkd.mimic import CHEXPERT, coco_boxes, mimic_cohort, ms_cxr, read_labels, report_text, sections
-from mmpkd.phantom import FINDINGS, draw_case, phantom_cases, radiology_report
-from mmpkd.phantom_mimic import (STUDY_DIRT, STYLES, case_report, draw_lateral, label_table, mimic_report, name_cases,
-                                 phantom_mimic, plan_dirt, roi_use, text_labels)
+from mmpkd.phantoms.chest import FINDINGS, draw_case, phantom_cases, radiology_report
+from mmpkd.phantoms.mimic import (STUDY_DIRT, STYLES, case_report, draw_lateral, label_table, mimic_report, name_cases,
+                                  phantom_mimic, plan_dirt, roi_use, text_labels)
 from mmpkd.teachers import BagOfWordsTeacher, macro_auroc
 
 

@@ -14,19 +14,22 @@ from mmpkd import report
 from mmpkd.attention import attention_maps
 from mmpkd.cohort import Cohort
 from mmpkd.ensemble import ensemble_intervals, ensemble_table
-from mmpkd.experiment import Run, make_config, run_experiment
+from mmpkd.results import Experiment
+from mmpkd.settings import make_config
+from mmpkd.experiment import run_experiment
 from mmpkd.images import cache_pixels
-from mmpkd.localization import CONVENTIONS, Convention, score_maps
-from mmpkd.localizers import CEILING, LOCALIZERS
+from mmpkd.convention import CONVENTIONS, Convention
+from mmpkd.scoring import score_maps
+from mmpkd.reference_maps import CEILING, REFERENCE_MAPS
 from mmpkd.report import (METRICS, MORE_METRICS, _peaks_in_nothing, _without_folders, caveats, choice_words, data_table,
                           figure1, figure2, gradient_words, joined_note, joined_table, paper_words, ranked_images,
                           report_html, soft_label_table, table1, table_note, to_markdown, under_gradient, write_joined,
                           write_report)
 from mmpkd.signs import failure_signs
-from mmpkd.soft_labels import calibration, gap
+from mmpkd.soft_labels import calibration, label_distance
 from mmpkd.statistics import TITLES, verdict
 from mmpkd.student import Student
-from mmpkd.studies import transfer
+from mmpkd.studies import run_transfer
 from mmpkd.teachers import macro_auroc
 
 matplotlib.use('Agg')
@@ -79,13 +82,13 @@ def test_numbers_are_those_of_the_units(tiny_run, phantom):
 
 def test_chance_levels_stand_in_the_table(tiny_run):
     t, chance = table1(tiny_run), tiny_run.trivial().set_index('arm')
-    known = [k for k in LOCALIZERS if k != 'imagenet']                      # its students start from nothing
+    known = [k for k in REFERENCE_MAPS if k != 'imagenet']                      # its students start from nothing
     arms = ['Baseline', 'MMPKD (out-of-fold)']
-    assert t.index.tolist() == [*arms, *[f'Ensemble of 2: {a}' for a in arms], *[LOCALIZERS[k] for k in known]]
+    assert t.index.tolist() == [*arms, *[f'Ensemble of 2: {a}' for a in arms], *[REFERENCE_MAPS[k] for k in known]]
     assert set(t.AUROC.iloc[4:]) == {'–'}
     for k in known:
         expected = [f'{chance.loc[k, m]:.3f}' for m in ('pixel_auroc', 'iou', 'fpr')]
-        assert t.loc[LOCALIZERS[k], ['Pixel AUROC', 'IoU', 'FPR']].tolist() == expected, k
+        assert t.loc[REFERENCE_MAPS[k], ['Pixel AUROC', 'IoU', 'FPR']].tolist() == expected, k
 
 def test_the_perfect_box_is_a_row_and_no_rival(tiny_run):
     "Nobody has to beat what was told where the lesion is"
@@ -107,7 +110,7 @@ def older(run, folder):
         kept = kept.drop(columns='n_boxes')
         kept.attrs = t.attrs
         kept.to_parquet(f)
-    return Run(out)
+    return Experiment(out)
 
 def test_a_folder_of_an_older_version_is_still_read(tiny_run, phantom, tmp_path):
     run = older(tiny_run, tmp_path/'old')
@@ -124,7 +127,7 @@ def test_the_note_says_what_the_cut_does(tiny_run):
 
 def test_boxes_are_drawn_as_they_were_counted(tiny_run, phantom):
     "Around the heat that was scored"
-    run = Run(tiny_run.folder)
+    run = Experiment(tiny_run.folder)
     shown = ranked_images(run)
     axes = figure1(run, phantom).axes
     for k, row in zip(shown, np.reshape(axes, (len(shown), -1))):
@@ -140,7 +143,7 @@ def test_written_tables_are_the_table(tiny_run):
     lines = to_markdown(t).splitlines()
     assert len(lines) == 2 + len(t) and len({line.count('|') for line in lines}) == 1
 
-class Invented(Run):
+class Invented(Experiment):
     """A run of which only the numbers exist; each arm is better than the one before by `shift` standard deviations.
     All that is derived from them is as in any other run"""
     folder, localizes, one_teacher = Path('invented'), True, ()
@@ -207,7 +210,7 @@ def twin(tiny_run, tmp_path):
                              ('config', dict(convention=tiny_run.config['convention'] | (convention or {})))):
             path = folder/f'{file}.json'
             path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        return Run(folder)
+        return Experiment(folder)
     return made
 
 def test_runs_are_joined(tiny_run, twin, tmp_path):
@@ -234,25 +237,25 @@ def test_runs_of_the_same_data_are_told_apart(tiny_run, twin):
 def test_runs_that_do_not_measure_alike_are_not_joined(tiny_run, twin):
     with pytest.raises(ValueError, match='under different conventions: layer is -1 in .* and 0 in'):
         joined_table([tiny_run, twin(convention=dict(layer=0))])
-    with pytest.raises(ValueError, match='named twice'): joined_table([tiny_run, Run(tiny_run.folder)])
+    with pytest.raises(ValueError, match='named twice'): joined_table([tiny_run, Experiment(tiny_run.folder)])
 
 def test_a_score_that_a_run_has_not_is_a_dash(tiny_run, twin):
     # nothing is measured there, so nothing differs
     run = twin('blind', convention=dict(layer=0))
     for f in [*run.folder.rglob('scores.parquet'), run.folder/'trivial.parquet']: f.unlink()
-    t = joined_table([tiny_run, Run(run.folder)])
+    t = joined_table([tiny_run, Experiment(run.folder)])
     assert set(t.loc['blind', 'IoU']) == {'–'}
     assert t.loc[('blind', 'Baseline'), 'AUROC'] == t.loc[('phantom', 'Baseline'), 'AUROC']
     assert len(t.loc['blind']) == 4  # two arms, and an ensemble of each
-    assert 'blind: 2 seeds; ' in joined_note([tiny_run, Run(run.folder)])
-    assert 'nothing is localized' in joined_note([tiny_run, Run(run.folder)])
+    assert 'blind: 2 seeds; ' in joined_note([tiny_run, Experiment(run.folder)])
+    assert 'nothing is localized' in joined_note([tiny_run, Experiment(run.folder)])
 
 
 # Words
 
 def test_the_preset_says_what_it_left_open(tiny_run):
     assert paper_words(tiny_run) == [] and '* better' not in table_note(tiny_run)
-    run = Run(tiny_run.folder)
+    run = Experiment(tiny_run.folder)
     run.config = run.config | dict(preset='paper')
     first, second = paper_words(run)
     assert '* better on average, without being significant; ** significantly better' in table_note(run)
@@ -294,7 +297,7 @@ def test_all_signs_stand_in_the_report(tiny_run):
     assert rows == [[list(failure_signs(tiny_run)), *failure_signs(tiny_run).to_numpy().tolist()]] and len(rows[0]) == 5
 
 def test_a_useless_teacher_does_not_reach_the_report_without_a_word(tiny_run, phantom, tmp_path):
-    run = Run(shutil.copytree(tiny_run.folder, tmp_path/'run'))
+    run = Experiment(shutil.copytree(tiny_run.folder, tmp_path/'run'))
     for seed in range(2):
         file = run.folder/f'teachers/seed-{seed}/teacher.json'
         teacher = json.loads(file.read_text())
@@ -341,18 +344,18 @@ def test_a_report_with_several_teachers(phantom, tiny, tmp_path, tiny_run):
     assert 'Each seed has a teacher of its own.' in page and 'share one teacher' not in page
     said = write_report(one, phantom).read_text()
     assert 'All seeds share one teacher, so the findings hold for this teacher only.' in said
-    gaps = [gap(y, tiny_run.soft_labels('out-of-fold', seed)) for seed in range(2)]
+    gaps = [label_distance(y, tiny_run.soft_labels('out-of-fold', seed)) for seed in range(2)]
     assert soft_label_table(tiny_run).loc['out-of-fold', 'mean |s - y|'] == np.mean(gaps).round(3)
 
 def test_in_sample_is_warned_of_under_any_name(phantom, tiny, tmp_path):
     run = run_experiment(phantom, tmp_path/'run', make_config(**tiny),
                          ('baseline', 'in-sample lam=0.3', 'out-of-fold T=2'), seeds=1, progress=False)
     [said] = [c for c in caveats(run) if c.startswith('In-sample soft labels')]
-    assert f"they lie {run.over_teachers('in-sample lam=0.3', gap):.2f} from" in said
-    assert f"against {run.over_teachers('out-of-fold T=2', gap):.2f} out-of-fold T=2." in said
+    assert f"they lie {run.over_teachers('in-sample lam=0.3', label_distance):.2f} from" in said
+    assert f"against {run.over_teachers('out-of-fold T=2', label_distance):.2f} out-of-fold T=2." in said
 
 def test_the_report_of_a_transfer_speaks_of_its_own_reference(phantom, tiny, tiny_run, tmp_path):
-    run = transfer(tiny_run, phantom, tmp_path/'run', make_config(**tiny), seeds=1, progress=False)
+    run = run_transfer(tiny_run, phantom, tmp_path/'run', make_config(**tiny), seeds=1, progress=False)
     page = write_report(run, phantom).read_text()
     assert 'significantly better than From Baseline' in page and 'Differences from From Baseline' in page
     assert 'share one teacher' not in page
@@ -365,7 +368,7 @@ def test_soft_labels_are_described(tiny_run):
     t, y = soft_label_table(tiny_run), tiny_run.labels('train')
     each = [tiny_run.soft_labels('out-of-fold', seed) for seed in range(2)]             # of two teachers
     assert t.index.tolist() == ['out-of-fold']
-    assert t.loc['out-of-fold', 'mean |s - y|'] == np.mean([gap(y, s) for s in each]).round(3)
+    assert t.loc['out-of-fold', 'mean |s - y|'] == np.mean([label_distance(y, s) for s in each]).round(3)
     assert t.loc['out-of-fold', 'Brier'] == np.mean([calibration(y, s).Brier.mean() for s in each]).round(3)
     assert t.loc['out-of-fold', 'AUROC'] == np.mean([macro_auroc(y, s) for s in each]).round(3)
     page = report_html(tiny_run, {}).partition('Teacher and soft labels')[2]
@@ -438,7 +441,7 @@ def test_the_page_holds_everything(tiny_run):
     assert again['asked']['seeds'] == 2
 
 def test_the_page_does_not_say_where_it_was_made(tiny_run):
-    run = Run(tiny_run.folder)
+    run = Experiment(tiny_run.folder)
     run.config = run.config | dict(weights='/home/someone/private/vit.pth', weights_sha256='0123')
     text = report_html(run, {})
     assert str(run.folder.parent.parent) not in text and '/home/someone' not in text and 'vit.pth' in text
@@ -454,7 +457,7 @@ def test_repairs_stand_in_a_table():
     assert read(table).tables[0][2:] == [['box clipped to the image', '3'], ['image left out, not decoded', '1']]
 
 def test_names_cannot_become_markup(tiny_run):
-    run = Run(tiny_run.folder)
+    run = Experiment(tiny_run.folder)
     run.asked = run.asked | dict(cohort='<script>alert(1)</script>')
     text = report_html(run, {})
     assert 'script' not in read(text).tags and '&lt;script&gt;' in text
@@ -464,7 +467,7 @@ def test_a_moved_folder_gives_the_same_report(tiny_run, phantom, tmp_path):
     before = {n: (tiny_run.folder/n).read_text() for n in names}
     moved = shutil.copytree(tiny_run.folder, tmp_path/'moved')
     for n in names: (moved/n).unlink()
-    write_report(Run(moved), phantom)
+    write_report(Experiment(moved), phantom)
     def words(text): return re.sub('data:image/png;base64[^"]*', '', text)
     assert {n: words((moved/n).read_text()) for n in names} == {n: words(v) for n, v in before.items()}
 
@@ -516,10 +519,10 @@ def test_a_folder_of_an_older_version(tiny_run, phantom, tmp_path):
     (folder/'audit.json').unlink()
     for f in folder.glob('units/*/*/unit.json'):
         f.write_text(json.dumps({k: v for k, v in json.loads(f.read_text()).items() if k != 'peaks'}))
-    text = write_report(Run(folder), phantom).read_text(encoding='utf-8')
+    text = write_report(Experiment(folder), phantom).read_text(encoding='utf-8')
     assert 'Audit of the data' not in text
-    assert caveats(Run(folder)) == caveats(tiny_run)
-    assert not len(Run(folder).peaks())
+    assert caveats(Experiment(folder)) == caveats(tiny_run)
+    assert not len(Experiment(folder).peaks())
 
 
 # Maps that peak where there is nothing to see
@@ -588,12 +591,12 @@ def test_the_report_says_how_the_comparison_comes_out_under_gradients(tiny_run):
 
 def test_gradient_maps_are_scored_once(tiny_run, phantom, monkeypatch):
     monkeypatch.setattr(report, 'convention_scores', lambda *_: pytest.fail('scored again'))
-    write_report(Run(tiny_run.folder), phantom)
+    write_report(Experiment(tiny_run.folder), phantom)
 
 @pytest.fixture
 def without(tiny_run, tmp_path):
     "A run whose report has not been written"
-    run = Run(shutil.copytree(tiny_run.folder, tmp_path/'without'))
+    run = Experiment(shutil.copytree(tiny_run.folder, tmp_path/'without'))
     shutil.rmtree(run.folder/'conventions')
     return run
 
@@ -618,12 +621,12 @@ def test_gradient_maps_are_not_shown_twice(phantom, tiny, tmp_path):
     assert 'Table 1 under' not in text and gradient_words(run) == [] and not (run.folder/'conventions').exists()
 
 def test_half_of_the_scores_are_none(tiny_run, tmp_path):
-    run = Run(shutil.copytree(tiny_run.folder, tmp_path/'run'))
+    run = Experiment(shutil.copytree(tiny_run.folder, tmp_path/'run'))
     (run.folder/'conventions'/'baseline_seed-0.parquet').unlink()
     assert under_gradient(run) is None and gradient_words(run) == []
 
 def test_scores_label_by_label_in_the_same_files_change_nothing(tiny_run, tmp_path):
-    run = Run(shutil.copytree(tiny_run.folder, tmp_path/'run'))
+    run = Experiment(shutil.copytree(tiny_run.folder, tmp_path/'run'))
     for f in (run.folder/'conventions').iterdir():
         t = pd.read_parquet(f)
         pd.concat([t, t.assign(key='each', label='Effusion')], ignore_index=True).to_parquet(f)

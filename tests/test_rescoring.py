@@ -5,11 +5,13 @@ import numpy as np, pandas as pd, pytest
 from conftest import altered, times
 
 from mmpkd.cohort import Cohort
-from mmpkd.experiment import Run, make_config, run_experiment
+from mmpkd.results import Experiment
+from mmpkd.settings import make_config
+from mmpkd.experiment import run_experiment
 from mmpkd.convention import Convention
 from mmpkd.scoring import score_maps
 from mmpkd.report import table1, table_note, write_scores
-from mmpkd.rescoring import OtherRegions, pixels_of, regions_for, score_again, scores_folder
+from mmpkd.rescoring import OtherRegions, pixels_of, regions_for, rescore_run, scores_folder
 
 
 def equal(a, b): pd.testing.assert_frame_equal(a, b, check_exact=True)
@@ -17,14 +19,14 @@ def equal(a, b): pd.testing.assert_frame_equal(a, b, check_exact=True)
 @pytest.fixture
 def copy(tiny_run, tmp_path):
     "The finished run in another place, free to be changed"
-    return Run(shutil.copytree(tiny_run.folder, tmp_path/'copy'))
+    return Experiment(shutil.copytree(tiny_run.folder, tmp_path/'copy'))
 
 def corner(cohort): return cohort.rois[['image_id', 'label']].assign(x0=0., y0=0., x1=12., y1=9.)
 
 
 def test_own_regions_give_own_scores(copy, phantom):
     "To the last digit, of students and of the chance levels; masks are read where they lie"
-    again = score_again(copy, phantom, 'own')
+    again = rescore_run(copy, phantom, 'own')
     equal(again.scores(), copy.scores())
     equal(again.trivial(), copy.trivial())
     equal(again.per_seed(), copy.per_seed())
@@ -34,7 +36,7 @@ def test_own_regions_give_own_scores(copy, phantom):
 
 def test_the_run_is_left_as_it_was(copy, phantom):
     before = times(copy.folder)
-    again = score_again(copy, regions_for(copy, corner(phantom)), 'corner')
+    again = rescore_run(copy, regions_for(copy, corner(phantom)), 'corner')
     write_scores(again)
     assert {p: t for p, t in times(copy.folder).items() if p in before} == before
     new = {p.split('/')[0] for p in times(copy.folder) if p not in before}
@@ -42,7 +44,7 @@ def test_the_run_is_left_as_it_was(copy, phantom):
 
 def test_scores_are_those_of_the_kept_maps(copy, phantom):
     cohort = regions_for(copy, corner(phantom))
-    again = score_again(copy, cohort, 'corner')
+    again = rescore_run(copy, cohort, 'corner')
     for arm, seed, _ in copy.units():
         m = copy.maps(arm, seed)
         own = score_maps(m.maps, m.image_ids, m.geometries, altered(phantom, rois=corner(phantom)), Convention())
@@ -54,24 +56,24 @@ def test_scores_are_those_of_the_kept_maps(copy, phantom):
     assert again.regions['images'] == again.scores().image_id.nunique()
 
 def test_a_second_call_reads(copy, phantom):
-    again = score_again(copy, phantom, 'own')
+    again = rescore_run(copy, phantom, 'own')
     before = times(again.scored)
-    score_again(copy, phantom, 'own')
+    rescore_run(copy, phantom, 'own')
     assert times(again.scored) == before
     with pytest.raises(ValueError, match='scores on other regions; choose another name'):
-        score_again(copy, regions_for(copy, corner(phantom)), 'own')
+        rescore_run(copy, regions_for(copy, corner(phantom)), 'own')
     assert times(again.scored) == before
 
 def test_units_that_came_later_are_scored_too(copy, phantom):
-    again = score_again(copy, phantom, 'own')
+    again = rescore_run(copy, phantom, 'own')
     again.scores_file('out-of-fold', 1).unlink()                             # as if it had not been there
-    equal(score_again(copy, phantom, 'own').scores(), copy.scores())
+    equal(rescore_run(copy, phantom, 'own').scores(), copy.scores())
 
 def test_a_run_without_regions_is_scored_later(phantom, tiny, tmp_path, tiny_run):
     bare = Cohort(phantom.items, phantom.labels, text=phantom.text, tabular=phantom.tabular, root=phantom.root,
                   name=phantom.name)
     blind = run_experiment(bare, tmp_path/'blind', make_config(**tiny), seeds=1, progress=False)
-    later = score_again(blind, phantom, 'later')
+    later = rescore_run(blind, phantom, 'later')
     assert not blind.localizes and later.localizes and 'IoU' in table1(later)
     equal(later.scores().reset_index(drop=True), tiny_run.scores().query('seed == 0').reset_index(drop=True))
 
@@ -79,7 +81,7 @@ def test_a_run_without_regions_is_scored_later(phantom, tiny, tmp_path, tiny_run
 def test_the_convention_is_that_of_the_run(phantom, tiny, tmp_path, fields):
     "With the thresholds that were chosen for its units; maps of single labels are made again by the students"
     run = run_experiment(phantom, tmp_path/'run', make_config(**tiny, convention=fields), seeds=1, progress=False)
-    again = score_again(run, phantom, 'own')
+    again = rescore_run(run, phantom, 'own')
     equal(again.scores(), run.scores())
     equal(again.trivial(), run.trivial())
 
@@ -90,7 +92,7 @@ def test_several_classes(copy, phantom):
     t.assign(**{a: 1., b: 0.})[['image_id', 'patient_id', 'split', a, b]].to_parquet(copy.folder/'labels.parquet')
     (copy.folder/'asked.json').write_text(json.dumps(asked | dict(labels=[a, b], task='multiclass')))
     mine = phantom.rois[phantom.rois.label.isin([a, b])]
-    got = regions_for(Run(copy.folder), mine, root=phantom.root)
+    got = regions_for(Experiment(copy.folder), mine, root=phantom.root)
     assert got.task == 'multiclass' and got.labels == [a, b]
     assert len(got.rois) == len(mine) and got.items.image_id.tolist() == phantom.items.image_id.tolist()
 
@@ -112,17 +114,17 @@ def test_regions_that_cannot_be(copy, phantom, tmp_path):
     with pytest.raises(ValueError, match=unknown):
         regions_for(copy, t.assign(label=['fracture']*2 + t.label.tolist()[2:]))
     with pytest.raises(ValueError, match='leaves the image'):
-        score_again(copy, regions_for(copy, t.assign(x1=5000.)), 'far')
+        rescore_run(copy, regions_for(copy, t.assign(x1=5000.)), 'far')
     with pytest.raises(ValueError, match='none of the regions is of a test image'):
-        score_again(copy, regions_for(copy, t[~t.image_id.isin(test)]), 'elsewhere')
+        rescore_run(copy, regions_for(copy, t[~t.image_id.isin(test)]), 'elsewhere')
     with pytest.raises(FileNotFoundError, match='no table of regions at'): regions_for(copy, tmp_path/'none.csv')
-    with pytest.raises(ValueError, match='becomes part of the name of a folder'): score_again(copy, phantom, '')
+    with pytest.raises(ValueError, match='becomes part of the name of a folder'): rescore_run(copy, phantom, '')
     with pytest.raises(FileNotFoundError, match='mmpkd score .* --name nothing'): OtherRegions(copy.folder, 'nothing')
     assert not list(copy.folder.glob('scores-*'))
 
 def test_a_cache_that_was_removed(copy, phantom):
     shutil.rmtree(copy.folder/'pixels')
-    with pytest.raises(FileNotFoundError, match='no pixel cache in'): score_again(copy, phantom, 'own')
+    with pytest.raises(FileNotFoundError, match='no pixel cache in'): rescore_run(copy, phantom, 'own')
 
 def test_of_two_caches_the_one_that_was_used(copy, phantom):
     [cache] = [p for p in (copy.folder/'pixels').iterdir() if p.is_dir()]

@@ -9,11 +9,13 @@ from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 from test_attention import QUICK, each_kind, kind_of, state
 
-from mmpkd.attention import METHODS, AttentionMaps, attention_maps
+from mmpkd.convention import METHODS
+from mmpkd.attention import AttentionMaps, attention_maps
 from mmpkd.images import Geometry, cache_pixels
 from mmpkd.sanity_checks import (_cascade, _stages, agreement, chance_overlap, randomisation_check, rank_correlation,
                                  show_randomisation, shown_patches)
-from mmpkd.student import Student, create_student, train_student
+from mmpkd.student import Student, train_student
+from mmpkd.networks import create_student
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from mmpkd.cohort import Cohort
 from mmpkd.convention import CONVENTIONS, Convention
 from mmpkd.images import Geometry
-from mmpkd.localization import fill_boxes, heat_of, pixel_auroc, score_image
+from mmpkd.localization import fill_boxes, pixel_auroc, saliency_of, score_image
 from mmpkd.scoring import GRID, TAUS, PooledAUROC, Regions, levels, score_conventions, score_maps, truth_of, tune_tau
 
 matplotlib.use('Agg')
@@ -57,7 +57,7 @@ def test_pooled_auroc_of_smooth_maps(spot):
     for h, w in ((120, 90), (90, 150), (200, 130)):
         m = rng.random((14, 14))**4
         m[2, 7] *= spot
-        heats.append(heat_of(m, Geometry(h, w, 112)))
+        heats.append(saliency_of(m, Geometry(h, w, 112)))
         ms.append(fill_boxes([[20, 30, 55, 70]], (h, w)))
     flat = lambda arrays: np.concatenate([a.ravel() for a in arrays])
     assert pooled(heats, ms) == pytest.approx(roc_auc_score(flat(ms), flat(heats)), abs=1e-6)
@@ -156,7 +156,7 @@ def test_shuffled_auroc_of_a_cohort_is_a_double_loop():
     scores, masks = score_maps(maps, ids, geometries, cohort), [truth_of(cohort, i, (g.h, g.w))[0] for i,
                                                                 g in zip(ids, geometries)]
     for k in (0, 1, 3):
-        want = pairs(heat_of(maps[k], geometries[k]), masks[k], slow_elsewhere(masks, k))
+        want = pairs(saliency_of(maps[k], geometries[k]), masks[k], slow_elsewhere(masks, k))
         assert scores.shuffled_auroc[k] == pytest.approx(want, abs=1e-6)
 
 def test_regions_give_back_the_truth(cohort):
@@ -234,7 +234,7 @@ def test_one_label_at_a_time(cohort):
     calc, every = score_maps(maps, ['a', 'b'], [geo]*2, cohort, each,
                              label='calc'), score_maps(maps, ['a', 'b'], [geo]*2, cohort)
     assert list(calc.image_id) == ['b'] and calc.attrs['label'] == 'calc' and len(every) == 2
-    assert calc.pixel_auroc[0] == pytest.approx(pixel_auroc(heat_of(maps[1], geo),
+    assert calc.pixel_auroc[0] == pytest.approx(pixel_auroc(saliency_of(maps[1], geo),
                                                             truth_of(cohort, 'b', (6, 8), label='calc')[0]))
     both = score_conventions(maps, ['a', 'b'], [geo]*2, cohort, [Convention(), each], label='calc')
     pd.testing.assert_frame_equal(both[each], calc)
@@ -322,8 +322,9 @@ def test_tune_tau_keeps_away_from_test_images():
 def test_old_places_still_work():
     import mmpkd.localization as localization, mmpkd.scoring as scoring
     assert localization.score_maps is score_maps and localization.tune_tau is tune_tau
-    from mmpkd.localization import Convention as moved, truth_of as also_moved
-    from mmpkd.scoring import score_again
-    assert (moved, also_moved) == (Convention, truth_of) and score_again.__module__ == 'mmpkd.rescoring'
+    from mmpkd.convention import Convention as moved
+    from mmpkd.scoring import truth_of as also_moved
+    from mmpkd.rescoring import rescore_run
+    assert (moved, also_moved) == (Convention, truth_of) and rescore_run.__module__ == 'mmpkd.rescoring'
     for module in (localization, scoring):
         with pytest.raises(AttributeError, match='no_such_name'): module.no_such_name

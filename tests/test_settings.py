@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import yaml
 
-from mmpkd.localization import Convention
+from mmpkd.convention import Convention
 from mmpkd.settings import NAMES, Settings, make_config
 from mmpkd.training import Training, describe_fields
 

@@ -5,20 +5,23 @@ import numpy as np, pandas as pd, pytest
 from conftest import altered
 from scipy.stats import spearmanr
 
-from mmpkd.attention import AttentionMaps, agreement
+from mmpkd.attention import AttentionMaps
+from mmpkd.sanity_checks import agreement
 from mmpkd.cohort import Cohort
-from mmpkd.experiment import Run, make_config, run_experiment
+from mmpkd.results import Experiment
+from mmpkd.settings import make_config
+from mmpkd.experiment import run_experiment
 from mmpkd.images import Geometry, cache_pixels
-from mmpkd.signs import (FOUND, different_images, failure_signs, gain_of, high_lam, keep_place, lesion_places,
-                         map_agreement, no_place, patient_interval,
-                         place_words, privileged_features, seed_maps, sign_row, teacher_reads, weak_teacher)
+from mmpkd.signs import (FOUND, different_images, failure_signs, gain_of, high_lam, lesion_places, map_agreement,
+                         no_place, patient_interval, place_words, privileged_features, save_place, seed_maps, sign_row,
+                         teacher_reads, weak_teacher)
 from mmpkd.statistics import compare_arms
 
 SIGNS = ['weak teacher', 'λ too high', 'maps of the seed', 'nothing about place']
 
 
 @pytest.fixture
-def copy(tiny_run, tmp_path): return Run(shutil.copytree(tiny_run.folder, tmp_path/'copy'))
+def copy(tiny_run, tmp_path): return Experiment(shutil.copytree(tiny_run.folder, tmp_path/'copy'))
 
 
 # Teacher
@@ -220,11 +223,11 @@ def test_signs_need_no_data(tiny_run, phantom, copy):
     (copy.folder/'place.json').unlink()
     assert failure_signs(copy).set_index('sign').found['nothing about place'] == 'unknown'
     pixels = cache_pixels(phantom, copy.config['size'], copy.folder/'pixels')
-    found = keep_place(copy, phantom, pixels)
+    found = save_place(copy, phantom, pixels)
     assert found['images'] == phantom.rois.image_id.nunique()
     assert json.loads((copy.folder/'place.json').read_text()) == found
     (copy.folder/'place.json').write_text(json.dumps(found | dict(share=0., lo=-.01, hi=.01)))
-    assert keep_place(copy, phantom, pixels)['share'] == 0
+    assert save_place(copy, phantom, pixels)['share'] == 0
     assert failure_signs(copy).set_index('sign').found['nothing about place'] == 'yes'
 
 def test_a_useless_teacher_is_found(copy):
@@ -239,5 +242,5 @@ def test_signs_without_a_teacher_and_with_one_seed(phantom, tiny, tmp_path):
     nothing = altered(phantom, text=None, tabular=())
     run = run_experiment(nothing, tmp_path/'run', make_config(**tiny | dict(teacher='none')),
                          ('baseline', 'label-smoothing'), seeds=1, progress=False)
-    assert keep_place(run, nothing, cache_pixels(nothing, 32, run.folder/'pixels')) == dict(privileged=False)
+    assert save_place(run, nothing, cache_pixels(nothing, 32, run.folder/'pixels')) == dict(privileged=False)
     assert failure_signs(run).found.tolist() == ['unknown']*4

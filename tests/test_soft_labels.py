@@ -10,10 +10,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from mmpkd.cohort import Cohort
-from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, gap, matched_eps,
-                               out_of_fold, reliability_curve, show_calibration, smooth, soft_label_quality,
-                               soft_labels, soften)
-from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc, macro_auroc, pool_parts, worst_of
+from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, label_distance,
+                               matched_eps, out_of_fold, reliability_curve, show_calibration, smooth,
+                               soft_label_quality, soft_labels, soften)
+from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc, macro_auroc, noisy_or, pool_parts
 
 N = 40
 
@@ -205,15 +205,15 @@ def test_soft_labels_in_one_row(task):
     c = cohort(task=task)
     y, s = c.y(), soft_labels(forest.fit(c), c, 'out-of-fold', folds=3)
     q = soft_label_quality(y, s)
-    assert q['AUROC'] == macro_auroc(y, s) and q['mean |s - y|'] == gap(y, s)
+    assert q['AUROC'] == macro_auroc(y, s) and q['mean |s - y|'] == label_distance(y, s)
     for k in ('log loss', 'Brier', 'ECE'): assert q[k] == pytest.approx(calibration(y, s)[k].mean())
 
 def test_gap():
     y = pd.DataFrame(dict(a=[0., 1., np.nan], b=[1., np.nan, 0.]), list('ijk'))
     s = pd.DataFrame(dict(b=[.5, .9, np.nan], a=[.25, 1., .7]), list('ijk'))
     # known in both, joined by name
-    assert gap(y, y) == 0 and gap(y, s.iloc[::-1]) == pytest.approx((.25 + 0 + .5)/3)
-    with pytest.raises(KeyError): gap(y, s.iloc[:2])
+    assert label_distance(y, y) == 0 and label_distance(y, s.iloc[::-1]) == pytest.approx((.25 + 0 + .5)/3)
+    with pytest.raises(KeyError): label_distance(y, s.iloc[:2])
 
 
 # Images with several parts
@@ -233,22 +233,22 @@ def test_the_worst_of_three_parts_by_enumeration(z):
     p = probabilities(z)
     worst = np.zeros(3)
     for k in product(range(3), repeat=3): worst[max(k)] += np.prod([p.iloc[j, c] for j, c in enumerate(k)])
-    np.testing.assert_allclose(worst_of(p, of_image(p, 'aaa'), 'multiclass').loc['a'], worst, atol=1e-12)
+    np.testing.assert_allclose(noisy_or(p, of_image(p, 'aaa'), 'multiclass').loc['a'], worst, atol=1e-12)
     any_ = np.zeros(3)
     for k in product([0, 1], repeat=3):
         if max(k): any_ += np.prod([p.to_numpy()[j] if c else 1 - p.to_numpy()[j] for j, c in enumerate(k)], axis=0)
-    np.testing.assert_allclose(worst_of(p, of_image(p, 'aaa')).loc['a'], any_, atol=1e-12)
+    np.testing.assert_allclose(noisy_or(p, of_image(p, 'aaa')).loc['a'], any_, atol=1e-12)
 
 @given(three, st.sampled_from(['multilabel', 'multiclass']))
 def test_one_part_is_the_image(z, task):
     p = probabilities(z)
-    np.testing.assert_allclose(worst_of(p, of_image(p, 'cab'), task).loc[['c', 'a', 'b']], p, atol=1e-12)
+    np.testing.assert_allclose(noisy_or(p, of_image(p, 'cab'), task).loc[['c', 'a', 'b']], p, atol=1e-12)
 
 @given(st.lists(st.sampled_from(range(3)), min_size=1, max_size=6))
 def test_certain_parts(classes):
     p = pd.DataFrame(np.eye(3)[classes], [f'part{k}' for k in range(len(classes))], CLASSES)
-    assert worst_of(p, of_image(p, 'a'*len(p)), 'multiclass').loc['a'].tolist() == np.eye(3)[max(classes)].tolist()
-    assert worst_of(p, of_image(p, 'a'*len(p))).loc['a'].tolist() == p.max().tolist()
+    assert noisy_or(p, of_image(p, 'a'*len(p)), 'multiclass').loc['a'].tolist() == np.eye(3)[max(classes)].tolist()
+    assert noisy_or(p, of_image(p, 'a'*len(p))).loc['a'].tolist() == p.max().tolist()
 
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(arrays(float, (n, 3), elements=st.floats(-700, 700)),
                                                       st.lists(st.sampled_from('abcd'), min_size=n,
@@ -258,12 +258,12 @@ def test_probabilities_stay_probabilities(case, random):
     p, of = probabilities(case[0]), case[1]
     order = list(p.index); random.shuffle(order)
     for task in ('multilabel', 'multiclass'):
-        s = worst_of(p, of_image(p, of), task)
+        s = noisy_or(p, of_image(p, of), task)
         assert set(s.index) == set(of) and ((s >= 0) & (s <= 1)).all(axis=None)
         if task == 'multiclass': np.testing.assert_allclose(s.sum(axis=1), 1)
-        pd.testing.assert_frame_equal(worst_of(p.loc[order], of_image(p, of), task).loc[s.index], s, atol=1e-12)
+        pd.testing.assert_frame_equal(noisy_or(p.loc[order], of_image(p, of), task).loc[s.index], s, atol=1e-12)
         if len(p) > 1:
-            fewer = worst_of(p.iloc[1:], of_image(p, of).iloc[1:], task)
+            fewer = noisy_or(p.iloc[1:], of_image(p, of).iloc[1:], task)
             assert (s.cancer.loc[fewer.index] >= fewer.cancer - 1e-12).all()
 
 def test_parts_that_cannot_be_read():
@@ -271,14 +271,14 @@ def test_parts_that_cannot_be_read():
     p = probabilities([[1, 2, 3], [3, 2, 1], [0, 0, 1], [1, 1, 0]])
     q = p.copy(); q.iloc[[1, 3]] = np.nan
     for task in ('multilabel', 'multiclass'):
-        s = worst_of(q, of_image(p, 'aabc'), task)
+        s = noisy_or(q, of_image(p, 'aabc'), task)
         np.testing.assert_allclose(s.loc['a'], p.iloc[0]); np.testing.assert_allclose(s.loc['b'], p.iloc[2])
         assert s.loc['c'].isna().all() and s.index.tolist() == ['a', 'b', 'c']
 
 def test_parts_and_images_must_match():
     p = probabilities([[1, 2, 3], [3, 2, 1]])
     for of in (of_image(p, 'aa').iloc[:1], of_image(p, 'aa').rename(index=dict(part0='other'))):
-        with pytest.raises(ValueError, match='one row for each part'): worst_of(p, of)
+        with pytest.raises(ValueError, match='one row for each part'): noisy_or(p, of)
 
 def with_parts(task='multiclass', n=60, seed=0):
     "Images of one to three parts; two images have none"
@@ -308,7 +308,7 @@ def test_soft_labels_of_images_with_parts(how, task):
     assert s[~bare].notna().all(axis=None)
     of_part = soft_labels(t, c.parts, how, folds=3)
     of = c.parts.items.set_index('image_id').of
-    pd.testing.assert_frame_equal(s[~bare], worst_of(of_part, of, task).loc[s.index[~bare]], check_names=False,
+    pd.testing.assert_frame_equal(s[~bare], noisy_or(of_part, of, task).loc[s.index[~bare]], check_names=False,
                                   atol=1e-12)
     assert s.attrs == dict(how=how, T=1., teacher='ForestTeacher')
 

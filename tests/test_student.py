@@ -15,8 +15,9 @@ from mmpkd import student as module
 from mmpkd.cohort import Cohort
 from mmpkd.images import cache_pixels
 from mmpkd.losses import DistillationLoss, SoftLabels
-from mmpkd.student import (Student, attention_weights, check_arch, create_student, data_loaders, label_title,
-                           precision_for, soft_title, train_student)
+from mmpkd.student import (Student, attention_weights, data_loaders, label_title, precision_for, soft_title,
+                           train_student)
+from mmpkd.networks import check_arch, create_student
 from mmpkd.teachers import macro_auroc
 from mmpkd.training import Training
 

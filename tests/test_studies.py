@@ -9,18 +9,22 @@ from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 
 from mmpkd import studies
-from mmpkd.attention import AttentionMaps, agreement
-from mmpkd.experiment import CHOICE, Run, default_arms, make_config, run_experiment
+from mmpkd.attention import AttentionMaps
+from mmpkd.sanity_checks import agreement
+from mmpkd.settings import CHOICE, default_arms, make_config
+from mmpkd.results import Experiment
+from mmpkd.experiment import run_experiment
 from mmpkd.images import Pixels
-from mmpkd.localization import Convention
-from mmpkd.localizers import CEILING, TRIVIAL, score_localizer, trivial_localizers
+from mmpkd.convention import Convention
+from mmpkd.reference_maps import CEILING, TRIVIAL, reference_localizers, score_localizer
 from mmpkd.report import write_report
-from mmpkd.soft_labels import best_temperature, gap, soften
+from mmpkd.soft_labels import best_temperature, label_distance, soften
 from mmpkd.statistics import SCORES, per_run
-from mmpkd.studies import (convention_scores, convention_table, crossing, flips, grid, grid_table, keep_choice,
-                           quality, quality_table, quality_threshold, reliability_table, seed_agreement, sensitivity,
-                           shared_patients, show_conventions, show_grid, show_pareto, show_quality, show_reliability,
-                           show_transfer, threshold_words, transfer, transfer_table, without_known)
+from mmpkd.studies import (convention_scores, convention_table, count_flips, crossing, grid_table, quality_table,
+                           quality_threshold, run_grid, run_quality, run_transfer, save_choice, seed_agreement,
+                           seed_agreement_table, sensitivity, shared_patients, show_conventions, show_grid, show_pareto,
+                           show_quality, show_seed_agreement, show_transfer, threshold_words, transfer_table,
+                           without_shared_patients)
 from mmpkd.teachers import image_logits, load_teacher, macro_auroc
 
 matplotlib.use('Agg')
@@ -36,14 +40,14 @@ def body(run, arm, seed=0):
 @pytest.fixture
 def copy(tiny_run, tmp_path):
     "The finished run in another place, free to be changed"
-    return Run(shutil.copytree(tiny_run.folder, tmp_path/'copy'))
+    return Experiment(shutil.copytree(tiny_run.folder, tmp_path/'copy'))
 
 @pytest.fixture(autouse=True)
 def no_figure_stays_open():
     yield
     matplotlib.pyplot.close('all')
 
-class Told(Run):
+class Told(Experiment):
     "A run of which only some numbers exist, to work on them as on those of any other"
     def __init__(self, table):
         self.table, self.arms, self.seeds = table, table.arm.unique().tolist(), table.seed.nunique()
@@ -99,7 +103,7 @@ def test_no_choice_looks_at_test_images(chosen, phantom):
 def test_trivial_localizers_do_not_look_either(chosen, phantom):
     pixels = Pixels(next((chosen[0].folder/'pixels').glob('pixels-*')))
     def taus(cohort):
-        localizers = trivial_localizers(cohort, pixels, 'none', arch_kwargs=chosen[0].config['arch_kwargs'])
+        localizers = reference_localizers(cohort, pixels, 'none', arch_kwargs=chosen[0].config['arch_kwargs'])
         return {k: score_localizer(l, cohort, [TUNED])[TUNED].attrs['convention']['tau'] for k, l in localizers.items()}
     true = taus(phantom)
     assert set(true) == {*TRIVIAL, 'untrained', *CEILING} and taus(corrupted(phantom, 'test')) == true
@@ -178,7 +182,7 @@ def test_each_score_has_a_front_of_its_own():
     assert filled == [3, 1]
 
 def test_a_grid_on_disk(phantom, tiny, tmp_path):
-    run = grid(phantom, tmp_path/'run', make_config(**tiny, T=7.), lams=(.25, .75), Ts=(1, 3), seeds=1, progress=False)
+    run = run_grid(phantom, tmp_path/'run', make_config(**tiny, T=7.), lams=(.25, .75), Ts=(1, 3), seeds=1, progress=False)
     assert run.arms == ['baseline', *[f'out-of-fold lam={l} T={T}' for l in (.25, .75) for T in (1, 3)]]
     assert run.controls == []
     z = pd.read_parquet(run.folder/'teachers/seed-0/soft_labels/logits_out-of-fold.parquet')
@@ -188,9 +192,9 @@ def test_a_grid_on_disk(phantom, tiny, tmp_path):
     assert len(show_grid(run).get_legend().get_texts()) == 2
     assert [len(ax.texts) for ax in show_pareto(run).axes] == [5, 5]
     with pytest.raises(ValueError, match='lam must be in'):
-        grid(phantom, tmp_path/'other', make_config(**tiny), lams=(1.5,), progress=False)
+        run_grid(phantom, tmp_path/'other', make_config(**tiny), lams=(1.5,), progress=False)
     with pytest.raises(ValueError, match='at least one other'):
-        grid(phantom, tmp_path/'other', make_config(**tiny), lams=(), progress=False)
+        run_grid(phantom, tmp_path/'other', make_config(**tiny), lams=(), progress=False)
     assert not (tmp_path/'other').exists()
     best = grid_table(run).query('chosen').iloc[0]
     choice = json.loads((run.folder/CHOICE).read_text())
@@ -207,21 +211,21 @@ def test_a_grid_on_disk(phantom, tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match='`mmpkd grid SOURCE --out .*run`'):
         make_config(**tiny, lam='valid', grid=run.folder)
     # finished, it is written
-    grid(phantom, run.folder, make_config(**tiny, T=7.), lams=(.25, .75), Ts=(1, 3), seeds=1, progress=False)
+    run_grid(phantom, run.folder, make_config(**tiny, T=7.), lams=(.25, .75), Ts=(1, 3), seeds=1, progress=False)
     assert json.loads((run.folder/CHOICE).read_text()) == choice
 
 def test_nothing_is_chosen_without_an_auroc(tmp_path):
     run = told({'baseline': [np.nan], 'out-of-fold lam=0.3 T=1': [np.nan]})
     run.folder = tmp_path
-    keep_choice(run)
+    save_choice(run)
     assert not (tmp_path/CHOICE).exists()
 
 def test_the_grid_of_the_paper_is_in_sample(phantom, tiny, tmp_path):
     "An arm that is named wins"
     config = make_config(**tiny | dict(teacher='forest', preset='paper'))
     assert default_arms(config) == ('baseline', 'in-sample')
-    assert grid(phantom, tmp_path/'a', config, lams=(.5,), seeds=1, progress=False).arms[1] == 'in-sample lam=0.5 T=1'
-    assert grid(phantom, tmp_path/'b', config, 'out-of-fold', lams=(.5,), seeds=1,
+    assert run_grid(phantom, tmp_path/'a', config, lams=(.5,), seeds=1, progress=False).arms[1] == 'in-sample lam=0.5 T=1'
+    assert run_grid(phantom, tmp_path/'b', config, 'out-of-fold', lams=(.5,), seeds=1,
                 progress=False).arms[1] == 'out-of-fold lam=0.5 T=1'
 
 
@@ -290,12 +294,12 @@ def test_the_line_in_the_picture(monkeypatch):
     assert red(Taught((0, 0, 0))) == []
 
 def test_shares_on_disk(phantom, tiny, tiny_run, tmp_path):
-    run = quality(phantom, tmp_path/'run', make_config(**tiny), shares=(.4, 1.), seeds=1, progress=False)
+    run = run_quality(phantom, tmp_path/'run', make_config(**tiny), shares=(.4, 1.), seeds=1, progress=False)
     assert run.arms == ['baseline', 'out-of-fold share=0.4', 'out-of-fold share=1']
     equal(run.soft_labels('out-of-fold share=1'), tiny_run.soft_labels('out-of-fold'))
     t, y, few = quality_table(run), run.labels('train'), run.soft_labels('out-of-fold share=0.4')
     assert t.index.tolist() == [0, .4, 1] and np.isnan(t.teacher[0]) and t.teacher[.4] == macro_auroc(y, few)
-    assert t.gap[.4] == gap(y, few) != t.gap[1]
+    assert t.gap[.4] == label_distance(y, few) != t.gap[1]
     assert t.pixel_auroc.tolist() == run.per_seed().pixel_auroc.tolist() and t.auroc_sd.isna().all()
     axs = show_quality(run).axes
     for ax, m in zip(axs, ('auroc', 'pixel_auroc')):
@@ -310,7 +314,7 @@ def test_shares_on_disk(phantom, tiny, tiny_run, tmp_path):
 def moved(phantom, tiny, tiny_run, tmp_path_factory):
     "The students of the tiny run are fine-tuned, without anything privileged, so slowly that their start shows"
     config = make_config(**tiny | dict(lr=1e-7))
-    return transfer(tiny_run, altered(phantom, text=None, tabular=()), tmp_path_factory.mktemp('moved')/'run', config,
+    return run_transfer(tiny_run, altered(phantom, text=None, tabular=()), tmp_path_factory.mktemp('moved')/'run', config,
                     progress=False)
 
 def test_transfer_starts_from_the_given_students(moved, tiny_run):
@@ -348,7 +352,7 @@ def test_transfer_is_reported(moved, phantom):
     assert 'From MMPKD (out-of-fold)' in page and str(Path(moved.config['start']).parent) not in page
 
 def test_a_control_stays_a_control_elsewhere(moved):
-    run = Run(moved.folder)
+    run = Experiment(moved.folder)
     run.arms = [*run.arms, 'from shuffled']
     assert run.controls == ['from shuffled']
 
@@ -371,7 +375,7 @@ def test_a_start_that_is_not_there(phantom, tiny, tmp_path, tiny_run):
 
 def test_a_transfer_starts_from_its_source_whatever_the_settings_say(moved, tiny_run, tiny, tmp_path, phantom):
     other = make_config(**tiny | dict(lr=1e-7), start=moved.folder)
-    run = transfer(tiny_run, phantom, tmp_path/'run', other, seeds=1, progress=False)
+    run = run_transfer(tiny_run, phantom, tmp_path/'run', other, seeds=1, progress=False)
     assert run.config['start'] == str(tiny_run.folder.resolve()) and run.config['start_sha256'] != other['start_sha256']
     assert run.arms == ['baseline', 'from baseline', 'from out-of-fold']
 
@@ -379,22 +383,22 @@ def test_a_source_may_move_and_may_not_change(phantom, tiny, tiny_run, tmp_path)
     "A transfer goes on after its source was moved; not after something else came to lie in its place"
     nothing_private, config = altered(phantom, text=None, tabular=()), make_config(**tiny | dict(lr=1e-7))
     source = shutil.copytree(tiny_run.folder, tmp_path/'a')
-    run = transfer(Run(source), nothing_private, tmp_path/'run', config, seeds=1, progress=False)
+    run = run_transfer(Experiment(source), nothing_private, tmp_path/'run', config, seeds=1, progress=False)
     before = times(run.folder/'units')
-    moved = Run(source.rename(tmp_path/'b'))
-    more = transfer(moved, nothing_private, tmp_path/'run', config, seeds=2, progress=False)
+    moved = Experiment(source.rename(tmp_path/'b'))
+    more = run_transfer(moved, nothing_private, tmp_path/'run', config, seeds=2, progress=False)
     assert {k: v for k, v in times(run.folder/'units').items() if k in before} == before and len(more.per_seed()) == 6
     (moved.folder/'config.json').write_text(json.dumps(moved.config | dict(epochs=9)))
     with pytest.raises(ValueError, match='start_sha256 is .* there and .* here'):
-        transfer(Run(moved.folder), nothing_private, tmp_path/'run', config, seeds=2, progress=False)
+        run_transfer(Experiment(moved.folder), nothing_private, tmp_path/'run', config, seeds=2, progress=False)
 
 def test_transfer_from_a_grid_and_from_a_transfer(moved, phantom, tiny, tmp_path):
     "An arm of the other run may have settings in its name, or have been a transfer itself"
-    source = Run(shutil.copytree(moved.folder, tmp_path/'source'))
+    source = Experiment(shutil.copytree(moved.folder, tmp_path/'source'))
     cell = 'out-of-fold lam=0.3'
     shutil.move(source.unit('from out-of-fold', 0).parent, source.unit(cell, 0).parent)
     (source.folder/'asked.json').write_text(json.dumps(source.asked | dict(arms=['baseline', 'from baseline', cell])))
-    run = transfer(Run(source.folder), phantom, tmp_path/'run', make_config(**tiny | dict(lr=1e-7)), seeds=1,
+    run = run_transfer(Experiment(source.folder), phantom, tmp_path/'run', make_config(**tiny | dict(lr=1e-7)), seeds=1,
                    progress=False)
     assert run.arms == ['baseline', 'from baseline', 'from from baseline', f'from {cell}']
     assert abs(body(source, cell) - body(run, f'from {cell}')).max() < 1e-5
@@ -414,12 +418,12 @@ def test_agreement_by_hand(tiny_run, phantom):
             # no padding
             if g.fitted == (g.size, g.size):
                 assert mine.spearman[k] == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)
-    table = reliability_table(tiny_run)
+    table = seed_agreement_table(tiny_run)
     assert table.index.tolist() == ['Baseline', 'MMPKD (out-of-fold)']
     for c in ('spearman', 'different'):
         assert table.loc['Baseline', (c, 'median')] == pytest.approx(t[c][t.arm == 'baseline'].median())
     assert list(dict.fromkeys(table.columns.get_level_values(0))) == ['spearman', 'different', 'overlap', 'chance']
-    assert len(show_reliability(tiny_run).get_yticklabels()) == 2
+    assert len(show_seed_agreement(tiny_run).get_yticklabels()) == 2
 
 def test_agreement_needs_two_seeds(copy):
     copy.seeds = 1
@@ -468,7 +472,7 @@ def test_conventions_are_scored_once(copy, phantom, monkeypatch):
     assert asked == [list(SOME[:2])]*localizers and len(list((copy.folder/'conventions').iterdir())) == localizers
     before = times(copy.folder)
     equal(convention_scores(copy, phantom, SOME[:2]), first)
-    equal(convention_scores(Run(copy.folder), phantom, SOME[:1]),
+    equal(convention_scores(Experiment(copy.folder), phantom, SOME[:1]),
           first[first.key == SOME[0].key].reset_index(drop=True))
     assert times(copy.folder) == before and len(asked) == localizers
     more = convention_scores(copy, phantom, SOME)
@@ -505,32 +509,32 @@ def test_a_patient_may_not_be_tested_who_was_trained_on(phantom, tiny_run, tiny,
     n = met.patient_id.nunique()*(new == 'test')
     first = met.patient_id.iloc[0]
     with pytest.raises(ValueError, match=rf"^{n} of \d+ test patients .* first is '{first}'; known='drop' .* leaves"):
-        transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), progress=False)
-    assert not (tmp_path/'run').exists() and without_known(tiny_run, cohort, 'keep') is cohort
+        run_transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), progress=False)
+    assert not (tmp_path/'run').exists() and without_shared_patients(tiny_run, cohort, 'keep') is cohort
 
 @pytest.mark.parametrize('old,new', [(new, old) for old, new in LATER] + [('train', 'train'), ('test', 'test')])
 def test_a_patient_may_be_trained_on_who_was_tested(phantom, tiny_run, old, new):
     cohort, _ = moved_on(phantom, old, new, 3)
-    assert len(shared_patients(tiny_run, cohort)) == 0 and without_known(tiny_run, cohort) is cohort
+    assert len(shared_patients(tiny_run, cohort)) == 0 and without_shared_patients(tiny_run, cohort) is cohort
 
 def test_shared_patients_are_left_out_and_counted(phantom, tiny_run, tiny, tmp_path):
     cohort, met = moved_on(phantom, 'train', 'test', 3)
-    run = transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
+    run = run_transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
     assert not set(met.patient_id) & set(run.labels('test').index.map(cohort.items.set_index('image_id').patient_id))
     assert sorted(run.labels('test').index) == sorted(phantom.split('test').items.image_id)
     (kind, n), = run.asked['repairs'].items()
     assert 'earlier split' in kind and n == len(met)
-    again = transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
+    again = run_transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
     assert again.per_seed().equals(run.per_seed())
 
 def test_a_word_that_known_does_not_have(phantom, tiny_run):
     with pytest.raises(ValueError, match="known must be one of .*not 'ignore'"):
-        without_known(tiny_run, phantom, 'ignore')
+        without_shared_patients(tiny_run, phantom, 'ignore')
 
 def test_patients_of_the_run_before_the_run(moved, phantom, tiny_run):
     "A transfer of a transfer: whoever was trained on at the first stage is known at the third"
     cohort, met = moved_on(phantom, 'train', 'test', 3)
-    second = Run(moved.folder)
+    second = Experiment(moved.folder)
     labels = pd.read_parquet(moved.folder/'labels.parquet')
     assert set(shared_patients(second, cohort).patient_id) == set(met.patient_id)
     # as if the second cohort were of other people
@@ -542,14 +546,14 @@ def test_patients_of_the_run_before_the_run(moved, phantom, tiny_run):
 
 def test_conventions_of_a_transfer(moved, phantom, tmp_path):
     "Are compared with the same arm as everything else of that run"
-    run = Run(shutil.copytree(moved.folder, tmp_path/'copy'))
+    run = Experiment(shutil.copytree(moved.folder, tmp_path/'copy'))
     t = convention_table(run, altered(phantom, text=None, tabular=()), SOME[:1])
     assert set(t.arm) == {'from out-of-fold'}
     mine = run.per_seed().query("arm == 'from baseline'").iou.mean()
     assert t.mean_baseline[t.metric == 'iou'].tolist() == pytest.approx([mine], abs=2e-3)
 
 def test_several_units_at_a_time(copy, phantom, tmp_path):
-    twin = Run(shutil.copytree(copy.folder, tmp_path/'twin'))
+    twin = Experiment(shutil.copytree(copy.folder, tmp_path/'twin'))
     a, b = convention_scores(copy, phantom, SOME[:1]), convention_scores(twin, phantom, SOME[:1], n_jobs=2)
     # another number of threads may round otherwise
     pd.testing.assert_frame_equal(a, b, atol=1e-3, rtol=0)
@@ -561,7 +565,7 @@ def table(*rows): # arm, difference, better, finding
 def test_flips_are_counted():
     t = table(('x', -.1, 'improves'), ('x', -.2, 'no difference found'), ('x', .1, 'gets worse'),
               ('x', 0., 'no difference found'), ('x', .2, 'out of reach'), ('y', np.nan, 'no values'))
-    f = flips(t).set_index('arm')
+    f = count_flips(t).set_index('arm')
     assert f.loc['x', ['better', 'worse', 'significantly better', 'significantly worse',
                        'conventions']].tolist() == [2, 2, 1, 1, 5]
     assert f.loc['y', ['better', 'worse', 'conventions']].tolist() == [0, 0, 1]

@@ -12,12 +12,12 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import FunctionTransformer
 
 from mmpkd.cohort import Cohort
-from mmpkd.phantom import FINDINGS, METADATA, phantom_cases, phantom_table
+from mmpkd.phantoms.chest import FINDINGS, METADATA, phantom_cases, phantom_table
 from mmpkd import teachers
-from mmpkd.teachers import (MAX_COLUMNS, PRESETS, TEACHERS, BagOfWordsTeacher, BoostedTeacher, ForestTeacher,
-                            StackedTeacher, TextTeacher, class_auroc, evidence, load_teacher,
-                            image_logits, load_text_model, macro_auroc, make_teacher, masked_loss, of_images,
-                            out_of_fold, targets, save_teacher, small_bert, tabular_features, teacher_table)
+from mmpkd.teachers import (BagOfWordsTeacher, BoostedTeacher, ForestTeacher, MAX_COLUMNS, PRESETS, StackedTeacher,
+                            TEACHERS, TextTeacher, class_auroc, image_logits, load_teacher, load_text_model,
+                            macro_auroc, make_teacher, masked_loss, out_of_fold, pool_to_images, privileged_cases,
+                            save_teacher, small_bert, tabular_features, targets, teacher_table)
 
 N = 60
 
@@ -345,9 +345,9 @@ def with_parts(n=N, seed=0):
 
 def test_evidence():
     c = with_parts()
-    assert evidence(c) is c.parts and evidence(c.parts) is c.parts
+    assert privileged_cases(c) is c.parts and privileged_cases(c.parts) is c.parts
     few = c.take(c.items.image_id[:4])
-    assert set(evidence(few).items.of) == set(few.items.image_id)
+    assert set(privileged_cases(few).items.of) == set(few.items.image_id)
 
 def test_teacher_table():
     c = cohort(90)
@@ -377,7 +377,7 @@ def test_a_table_is_about_images_and_names_the_parts():
     for k in parts: assert t.loc[0, f'{k} (parts)'] == pytest.approx(parts.loc[0, k])
     one = ForestTeacher(30).fit(c.parts)
     assert t.loc[0, 'in-sample'] == pytest.approx(macro_auroc(c.y(), image_logits(one, c)))
-    assert t.loc[0, 'out-of-bag'] == pytest.approx(macro_auroc(c.y(), of_images(one.oob_logits(c.parts), c)))
+    assert t.loc[0, 'out-of-bag'] == pytest.approx(macro_auroc(c.y(), pool_to_images(one.oob_logits(c.parts), c)))
     assert t.loc[0, 'out-of-bag'] != pytest.approx(t.loc[0, 'out-of-bag (parts)'])
 
 @pytest.mark.parametrize('task,auroc,better', [('mass', .86, .88), ('calc', .90, .91)])

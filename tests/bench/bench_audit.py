@@ -3,7 +3,7 @@ import argparse, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 
 from mmpkd.audit import audit
-from mmpkd.phantom import phantom_cohort, write_phantom
+from mmpkd.phantoms.chest import phantom_cohort, write_phantom
 
 
 def memory(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024   # highest so far, in MiB (Linux)

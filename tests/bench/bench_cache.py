@@ -6,7 +6,7 @@ import numpy as np
 from pydicom import dcmread
 
 from mmpkd.images import cache_pixels, unreadable
-from mmpkd.phantom import phantom_cohort, write_phantom
+from mmpkd.phantoms.chest import phantom_cohort, write_phantom
 
 
 def memory(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024   # highest so far, in MiB (Linux)

@@ -7,10 +7,14 @@ from PIL import Image
 
 from mmpkd.attention import attention_maps, several_maps
 from mmpkd.cohort import Cohort
-from mmpkd.images import Geometry, mask_box, read_mask
-from mmpkd.localization import (CONVENTIONS, Convention, PooledAUROC, Regions, best_iou, box_fpr, heat_of, pixel_auroc, pixel_scores, predicted_boxes,
-                                score_conventions, score_maps, truth_of)
-from mmpkd.student import VIT_TINY, Student, create_student
+from mmpkd.images import Geometry
+from mmpkd.image_files import mask_box, read_mask
+from mmpkd.convention import CONVENTIONS, Convention
+from mmpkd.scoring import PooledAUROC, Regions, score_conventions, score_maps, truth_of
+from mmpkd.localization import best_iou, box_fpr, pixel_auroc, pixel_scores, predicted_boxes, saliency_of
+from mmpkd.training import VIT_TINY
+from mmpkd.student import Student
+from mmpkd.networks import create_student
 
 
 def seconds(f, repeats):
@@ -37,12 +41,12 @@ def example(root, h, w, size, g, n=1):
 def one_image(a, folder):
     "Each step, for one image"
     cohort, ids, (geometry,), (m,) = example(folder, a.height, a.width, a.size, a.grid)
-    heat, shape = heat_of(m, geometry), (a.height, a.width)
+    heat, shape = saliency_of(m, geometry), (a.height, a.width)
     regions, pool = Regions(cohort, ids, [geometry]), PooledAUROC(m.min(), m.max())
     regions.grid += 1                                                         # as if there were others, everywhere
     mask, boxes, elsewhere = regions.of(ids[0])
     pred = predicted_boxes(heat)
-    steps = dict(read_mask=lambda: read_mask(folder/'mask0.png'), truth_of=lambda: truth_of(cohort, ids[0], shape), heat_of=lambda: heat_of(m, geometry),
+    steps = dict(read_mask=lambda: read_mask(folder/'mask0.png'), truth_of=lambda: truth_of(cohort, ids[0], shape), heat_of=lambda: saliency_of(m, geometry),
                  predicted_boxes=lambda: predicted_boxes(heat), pixel_auroc=lambda: pixel_auroc(heat, mask), pixel_scores=lambda: pixel_scores(heat, mask, elsewhere),
                  pooled=lambda: pool.add(heat, mask), best_iou=lambda: best_iou(pred, boxes), box_fpr=lambda: box_fpr(pred, mask),
                  score_maps=lambda: score_maps(m[None], ids, [geometry], cohort))

@@ -4,9 +4,9 @@ import torch
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
-from mmpkd.known_answers import (CASES, PRINTED, PROCEDURES, SHAPES, band, coverage, draw_arms, draw_points,
-                                 expected_rate, fit_soft, lopez_paz, lopez_paz_runs, lopez_paz_table, run_sd,
-                                 show_cases, show_type_i_error, simulated_power, type_i_error, type_i_error_table)
+from mmpkd.simulations import (CASES, PRINTED, PROCEDURES, SHAPES, band, coverage, draw_arms, draw_points,
+                               expected_rate, fit_soft, lopez_paz, lopez_paz_runs, lopez_paz_table, run_sd, show_cases,
+                               show_type_i_error, simulated_power, type_i_error, type_i_error_table)
 from mmpkd.intervals import two_level_bootstrap
 from mmpkd.losses import distillation_loss
 from mmpkd.statistics import attainable_level

@@ -1,4 +1,4 @@
-"mmpkd.localizers: scores are those of the maps, and thresholds come from validation images"
+"mmpkd.reference_maps: scores are those of the maps, and thresholds come from validation images"
 import numpy as np, pandas as pd, pytest
 import torch
 from conftest import TINY, altered, boxed
@@ -6,11 +6,12 @@ from PIL import Image
 
 from mmpkd.attention import attention_maps
 from mmpkd.convention import CONVENTIONS, Convention
-from mmpkd.experiment import make_config, run_experiment
+from mmpkd.settings import make_config
+from mmpkd.experiment import run_experiment
 from mmpkd.images import Geometry, Pixels, cache_pixels
 from mmpkd.localization import fill_boxes
-from mmpkd.localizers import (CEILING, LOCALIZERS, TRIVIAL, Localizer, mean_roi, score_localizer, student_localizer,
-                              trivial_localizers, trivial_maps)
+from mmpkd.reference_maps import (CEILING, Localizer, REFERENCE_MAPS, TRIVIAL, mean_roi, reference_localizers,
+                                  score_localizer, student_localizer, trivial_maps)
 from mmpkd.scoring import GRID, score_maps, truth_of, tune_tau
 from mmpkd.student import Student
 
@@ -24,7 +25,7 @@ def pixels(tiny_run): return Pixels(next((tiny_run.folder/'pixels').glob('pixels
 def student(tiny_run): return Student.load(tiny_run.unit('baseline', 0))
 
 @pytest.fixture(scope='module')
-def localizers(phantom, pixels): return trivial_localizers(phantom, pixels, **SMALL)
+def localizers(phantom, pixels): return reference_localizers(phantom, pixels, **SMALL)
 
 def maps_of(student, pixels, cohort, split, label=None, **how):
     m = attention_maps(student, pixels, cohort.split(split).items.image_id, target=label, **how)
@@ -204,8 +205,8 @@ def test_a_label_without_regions_is_passed_over(student, pixels, phantom):
 # What learned nothing
 
 def test_all_of_them(localizers, phantom, pixels):
-    assert list(localizers) == [*TRIVIAL, 'untrained', *CEILING] and set(localizers) < set(LOCALIZERS)
-    assert 'imagenet' in LOCALIZERS
+    assert list(localizers) == [*TRIVIAL, 'untrained', *CEILING] and set(localizers) < set(REFERENCE_MAPS)
+    assert 'imagenet' in REFERENCE_MAPS
     assert all(l.trivial == (k if k in TRIVIAL | CEILING else None) for k, l in localizers.items())
     for k, l in localizers.items():
         m = l.look('test', None, **Convention().maps_args())
@@ -243,7 +244,7 @@ def test_maps_are_the_trivial_ones(localizers, phantom, pixels):
 def test_without_training_regions(phantom, pixels):
     "There is no mean of them, and the rest stays"
     some = altered(phantom, rois=phantom.rois[~phantom.rois.image_id.isin(phantom.split('train').items.image_id)])
-    assert list(trivial_localizers(some, pixels, **SMALL)) == [k for k in (*TRIVIAL, 'untrained',
+    assert list(reference_localizers(some, pixels, **SMALL)) == [k for k in (*TRIVIAL, 'untrained',
                                                                            *CEILING) if k != 'mean-roi']
 
 def test_untrained_is_the_same_each_time(phantom, pixels, localizers):
@@ -251,16 +252,16 @@ def test_untrained_is_the_same_each_time(phantom, pixels, localizers):
     torch.manual_seed(5)
     first = torch.rand(3)
     torch.manual_seed(5)
-    again = trivial_localizers(phantom, pixels, **SMALL)
+    again = reference_localizers(phantom, pixels, **SMALL)
     assert torch.equal(torch.rand(3), first)
     how = Convention().maps_args()
-    other = trivial_localizers(phantom, pixels, **SMALL, seed=1)
+    other = reference_localizers(phantom, pixels, **SMALL, seed=1)
     maps = [l['untrained'].look('test', None, **how).maps for l in (localizers, again, other)]
     assert np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[0], maps[2])
 
 def test_a_checkpoint_stands_beside_the_untrained(phantom, pixels, tiny_run, student):
     "Where students start from weights, these alone are a localizer, too"
-    given = trivial_localizers(phantom, pixels, str(tiny_run.unit('baseline', 0)/'student.safetensors'),
+    given = reference_localizers(phantom, pixels, str(tiny_run.unit('baseline', 0)/'student.safetensors'),
                                arch_kwargs=TINY['arch_kwargs'])
     assert list(given) == [*TRIVIAL, 'untrained', 'imagenet', *CEILING]
     how = Convention().maps_args()
