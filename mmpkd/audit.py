@@ -27,7 +27,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from .cohort import BOX, SPLITS, Cohort, column_kinds, is_amount
+from .tables import BOX
+from .cohort import Cohort, SPLITS, column_kinds, is_amount
 from .images import Pixels
 from .image_files import mask_box, read_image, read_mask, read_noted, resize_mask, show_image
 from .mimic import find_names, fold_text, misspelt_names

@@ -16,7 +16,8 @@ import pandas as pd
 from joblib import Parallel, delayed
 from scipy.ndimage import binary_erosion
 
-from .cohort import Cohort, need_columns, read_table
+from .cohort import Cohort
+from .tables import need_columns, read_table
 from .image_files import mask_rois, read_mask
 
 # %% ../nbs/04_busbra.ipynb #b3bf4375

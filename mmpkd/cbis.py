@@ -21,7 +21,8 @@ from joblib import Parallel, delayed
 from pydicom.errors import InvalidDicomError
 from rich.progress import track
 
-from .cohort import BLANKS, BOX, Cohort, need_columns, patient_split, read_table, repair_table
+from .tables import BLANKS, BOX, need_columns, read_table, repair_table
+from .cohort import Cohort, patient_split
 from .image_files import mask_box, resize_mask
 
 # %% ../nbs/03_cbis.ipynb #2b2c88ae

@@ -331,7 +331,7 @@ def _column_roles(o): # Column -> what it is used as
     return {c: role for c, role in roles.items() if c}
 
 def _mask_regions(o, items): # Regions from a column of mask paths
-    from mmpkd.cohort import image_paths
+    from mmpkd.tables import image_paths
     from mmpkd.image_files import mask_rois
     if len(o.label) > 1:
         raise ValueError('--masks goes with one 0/1 label, or with one column of classes; '
@@ -350,7 +350,7 @@ def _tell_assumed(o): # What was not named
 
 # %% ../nbs/43_cli.ipynb #9bc3c75c
 def _read_table(o): # The table, its repairs, and the options with the columns that it has
-    from mmpkd.cohort import need_columns, read_noted_table
+    from mmpkd.tables import need_columns, read_noted_table
     names = o.label if o.task == 'multiclass' or o.label_sep else []
     items, repairs = read_noted_table(o.table, (o.image_id, o.patient, o.image, o.split, o.masks, *names))
     patient, split = _named_or(o.patient, 'patient_id', items), _named_or(o.split, 'split', items)

@@ -30,7 +30,8 @@ from pydicom.uid import RLELossless
 from rich.progress import track
 from scipy.ndimage import find_objects, label as components, maximum_filter, minimum_filter
 
-from .cohort import BOX, Cohort, need_columns
+from .tables import BOX, need_columns
+from .cohort import Cohort
 
 # %% ../nbs/01_image_files.ipynb #d0640a96
 PERCENTILES = .5, 99.5

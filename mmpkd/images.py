@@ -22,7 +22,8 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from .cohort import BOX, Cohort, repair_table
+from .tables import BOX, repair_table
+from .cohort import Cohort
 from .image_files import (PERCENTILES, _attempt, _bits, _grey, _in_threads, _is_known, _kinds,
                                _listed, _mask, _raise_missing, _size, mask_box, read_image, show_image)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata, t as student_t
 
-from .cohort import need_columns
+from .tables import need_columns
 from .statistics import metrics_of
 
 # %% ../nbs/32_intervals.ipynb #590844e9

@@ -23,7 +23,8 @@ from PIL import Image
 from pydicom import dcmread
 from rich.progress import track
 
-from .cohort import BOX, CORNERS, EXTENTS, Cohort, as_boxes, need_columns, read_table, repair_table
+from .tables import BOX, CORNERS, EXTENTS, as_boxes, need_columns, read_table, repair_table
+from .cohort import Cohort
 
 # %% ../nbs/02_mimic.ipynb #2a612f9b
 SECTIONS = ('impression', 'findings', 'comparison', 'history', 'indication', 'technique', 'examination', 'addendum')

@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 
 from .attention import AttentionMaps, maps_by_method
-from .cohort import BOX, Cohort
+from .tables import BOX
+from .cohort import Cohort
 from .convention import as_map_spec
 from .images import Geometry, Pixels
 from .image_files import read_image

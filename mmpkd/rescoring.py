@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 from joblib import Parallel, delayed
 
-from .cohort import BOX, Cohort
+from .tables import BOX
+from .cohort import Cohort
 from .convention import Convention
 from .results import Experiment, read_table
 from .experiment import jobs_for, one_thread, save_chance_levels

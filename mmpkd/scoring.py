@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from joblib import Parallel, delayed
 from rich.progress import track
 
-from .cohort import BOX, Cohort
+from .tables import BOX
+from .cohort import Cohort
 from .convention import Convention
 from .images import Geometry
 from .image_files import read_mask

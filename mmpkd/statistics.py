@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta, rankdata, t as student_t
 
-from .cohort import need_columns
+from .tables import need_columns
 
 # %% ../nbs/31_statistics.ipynb #cef474ee
 DIRECTIONS = dict(pixel_auroc='higher', iou='higher', fpr='lower', auroc='higher')

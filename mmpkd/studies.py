@@ -24,7 +24,8 @@ from rich.progress import track
 from scipy.optimize import isotonic_regression
 
 from .arms import arm_title, read_arm
-from .cohort import SPLITS, Cohort, repair_table
+from .cohort import Cohort, SPLITS
+from .tables import repair_table
 from .settings import CHOICE, default_arms, starting_from, write_text
 from .results import Experiment, read_table, write_table
 from .experiment import jobs_for, one_thread, run_experiment, usable

@@ -18,7 +18,8 @@ from mmpkd.audit import (IMAGE_FACTS, BOX_LAYOUTS, _COLUMNS, _inspect_all, _pict
                          orientation_findings, orientation_table, scale_findings, sample_with_regions, target_encoding)
 from mmpkd.busbra import busbra_cohort
 from mmpkd.cbis import cbis_cohort
-from mmpkd.cohort import BOX, Cohort, repair_table
+from mmpkd.tables import BOX, repair_table
+from mmpkd.cohort import Cohort
 from mmpkd.images import cache_pixels
 from mmpkd.image_files import read_image
 from mmpkd.mimic import hide_counts

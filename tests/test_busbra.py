@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pytest
 from PIL import Image
 
 from mmpkd.busbra import PRIVILEGED, busbra_cohort
-from mmpkd.cohort import BOX
+from mmpkd.tables import BOX
 from mmpkd.images import cache_pixels, check_regions
 from mmpkd.image_files import mask_box, read_image, read_mask
 from mmpkd.teachers import ForestTeacher, macro_auroc

@@ -6,9 +6,10 @@ from hypothesis import given, strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 
-from mmpkd.cbis import (BOX, CLASSES, COLUMNS, DESCRIPTORS, FIXES, NOTES, OF_TASK, MaskReader, _check_kinds,
-                        cbis_cohort, find_files, inside, locate,
-                        look_at_mask, pick_mask, read_cases, series_folders, shared_patients, words)
+from mmpkd.tables import BOX
+from mmpkd.cbis import (CLASSES, COLUMNS, DESCRIPTORS, FIXES, MaskReader, NOTES, OF_TASK, _check_kinds, cbis_cohort,
+                        find_files, inside, locate, look_at_mask, pick_mask, read_cases, series_folders,
+                        shared_patients, words)
 from mmpkd.images import cache_pixels, check_regions
 from mmpkd.image_files import mask_box, read_mask
 from mmpkd.teachers import ForestTeacher, macro_auroc

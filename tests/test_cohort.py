@@ -7,9 +7,9 @@ import sys
 import numpy as np, pandas as pd, pyarrow as pa, pytest
 from hypothesis import given, settings, strategies as st
 
-from mmpkd.cohort import (BLANKS, BOX, KEYS, Cohort, as_boxes, as_words, column_kinds, inside_root, patient_split,
-                          read_coco, read_noted_table,
-                          read_table, repair_table)
+from mmpkd.tables import (BLANKS, BOX, as_boxes, as_words, inside_root, read_coco, read_noted_table, read_table,
+                          repair_table)
+from mmpkd.cohort import Cohort, KEYS, column_kinds, patient_split
 
 
 def items(**changes):

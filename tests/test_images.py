@@ -18,7 +18,8 @@ from pydicom.uid import (DeflatedExplicitVRLittleEndian, DigitalXRayImageStorage
                          ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, MPEG2MPML, RLELossless)
 
 from mmpkd import image_files, images
-from mmpkd.cohort import BOX, Cohort
+from mmpkd.tables import BOX
+from mmpkd.cohort import Cohort
 from mmpkd.image_files import (PERCENTILES, PICTURE_REPAIRS, is_dicom, mask_box, mask_rois, read_dicom, read_image,
                                read_mask, read_noted, resize_mask, to_uint8)
 from mmpkd.images import (Geometry, Pixels, cache_pixels, check_regions, clip_regions, picture_digest, unreadable)

@@ -8,7 +8,8 @@ import json
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from mmpkd.cohort import BOX, Cohort, read_coco, read_table
+from mmpkd.tables import BOX, read_coco, read_table
+from mmpkd.cohort import Cohort
 from mmpkd.image_files import mask_rois
 
 LINES = dict(rsna=0, vindr=0, nih=0, chestx_det=2, coco=0, coco_in_two=1, mias=4, cub=4, busi=3)

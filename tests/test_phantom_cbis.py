@@ -3,7 +3,8 @@ import hashlib, itertools, json
 
 import numpy as np, pandas as pd, pydicom, pytest
 
-from mmpkd.cbis import BOX, CLASSES, FIXES, NOTES, OF_TASK, cbis_cohort
+from mmpkd.tables import BOX
+from mmpkd.cbis import CLASSES, FIXES, NOTES, OF_TASK, cbis_cohort
 from mmpkd.images import cache_pixels, check_regions, unreadable
 from mmpkd.image_files import mask_box, read_image, read_mask, resize_mask
 from mmpkd.phantoms.cbis import (ASSESSED, DRAW_LESION, FAULTS, FOLDER_LAYOUTS, SPELLINGS, WORD_WEIGHTS, _uid,

@@ -11,8 +11,9 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from mmpkd.cohort import Cohort
 from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, label_distance,
-                               matched_eps, out_of_fold, reliability_curve, show_calibration, smooth,
-                               soft_label_quality, soft_labels, soften)
+                               matched_eps, reliability_curve, show_calibration, smooth, soft_label_quality,
+                               soft_labels, soften)
+from mmpkd.teachers import out_of_fold
 from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc, macro_auroc, noisy_or, pool_parts
 
 N = 40

@@ -23,7 +23,7 @@ from rich.progress import track
 from scipy.ndimage import gaussian_filter
 
 from .. import __version__
-from ..cohort import BOX
+from ..tables import BOX
 from ..image_files import mask_box
 from ..mimic import CHEXPERT, report_text
 from .chest import FINDINGS, begin_phantom, draw_case, finish_phantom, phantom_cases, power_noise
