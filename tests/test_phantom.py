@@ -284,8 +284,9 @@ def test_dicom_round_trip(tmp_path, bits, photometric):
 def test_png_and_dicom_hold_the_same_picture(study, tmp_path): # each stretched from its darkest to its brightest pixel
     png = write_phantom(tmp_path/'png', n=60, seed=3, format='png', progress=False)
     for f in sorted((png/'images').iterdir())[:10]:
-        png, dicom = to_uint8(read_image(f)), to_uint8(read_image(study/'images'/f'{f.stem}.dcm'))
-        assert np.abs(png.astype(int) - dicom).max() <= 2
+        as_png = to_uint8(read_image(f))
+        as_dicom = to_uint8(read_image(study/'images'/f'{f.stem}.dcm'))
+        assert np.abs(as_png.astype(int) - as_dicom).max() <= 2
     assert (png/'truth.csv').read_bytes() == (study/'truth.csv').read_bytes()
     with pytest.raises(ValueError, match='format'): write_phantom(tmp_path/'x', format='jpg')
 
