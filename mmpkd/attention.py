@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from .convention import METHODS, MapSpec, as_map_spec
+from .convention import MapSpec, as_map_spec
 from .images import Geometry, Pixels
 from .student import Student
-from .networks import create_student, plain_blocks
+from .networks import plain_blocks
 
 # %% ../nbs/21_attention.ipynb #58d32c89
 def softmax_qk(

@@ -72,7 +72,7 @@ def busbra_cohort(
     root:str|PathLike, # The folder with `bus_data.csv`
     test_fold:int=5, # Official fold (of five) for testing
     valid_fold:int=4, # Official fold for validation
-    shape:bool=False # Also the outline's `lesion_shape` is privileged
+    with_outline:bool=False # Also the outline's `lesion_shape` is privileged
 ) -> Cohort: # One class, `malignant`; masks and their boxes as regions of interest
     "BUS-BRA; raises `FileNotFoundError` or `ValueError` naming what is missing"
     root = Path(root)
@@ -88,6 +88,6 @@ def busbra_cohort(
     items = pd.DataFrame(columns).join(data[PRIVILEGED])
     masks = 'Masks/' + data.ID.str.replace('bus_', 'mask_') + '.png'
     rois = _regions(items, masks, root)
-    if shape: items = items.join(_shapes(masks, root))
-    tabular = PRIVILEGED + SHAPE*shape
+    if with_outline: items = items.join(_shapes(masks, root))
+    tabular = PRIVILEGED + SHAPE*with_outline
     return Cohort(items, ['malignant'], rois, tabular=tabular, root=root, name='BUS-BRA')

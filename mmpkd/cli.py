@@ -169,11 +169,11 @@ class BusbraSource:
     root:Path = _option(MISSING, 'Folder with bus_data.csv, 5-fold-cv.csv, Images and Masks.')
     test_fold:int = _option(5, 'Official fold (1 to 5) for testing.')
     valid_fold:int = _option(4, 'Official fold for validation.')
-    shape:bool = _option(False, 'Also the form of the outlined lesion is privileged.', '--shape')
+    with_outline:bool = _option(False, 'Also the form of the outlined lesion is privileged.', '--with-outline')
 
     def load(self):
         from mmpkd.busbra import busbra_cohort
-        return busbra_cohort(self.root, self.test_fold, self.valid_fold, self.shape)
+        return busbra_cohort(self.root, self.test_fold, self.valid_fold, self.with_outline)
 
 # %% ../nbs/43_cli.ipynb #0a5a05af
 _MISSING = "Images that are not on disk: 'keep' (an error, unless --skip-unreadable) or 'drop'."
@@ -393,7 +393,7 @@ class SoftLabelOptions(TeacherOptions):
     run_grid:Path|None = _option(None, 'For --lam valid: the folder of a finished `mmpkd grid`; by default '
                                    'mmpkd-grid-SOURCE.', '--grid')
     temperature:str = _setting('T', '--temperature', '-T', usual=f"{_SETTINGS['T'].default:g}")
-    matched:str|None = _setting('matched')
+    controls_from:str|None = _setting('controls_from')
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions:
@@ -476,8 +476,8 @@ _SETTING_OF = dict(temperature='T', text_model='teacher_args', tau='convention')
 _WITH = dict(lam=('grid',), temperature=('grid',), grid=('T',), teacher=('teacher_args', 'teacher_per_seed'))
 
 def _file_settings(path): # {setting: value} that a file names; all settings, if a run wrote it
-    from mmpkd.settings import _settings_in
-    settings, named = Settings.from_file(path).to_dict(), _settings_in(Path(path))
+    from mmpkd.settings import settings_in
+    settings, named = Settings.from_file(path).to_dict(), settings_in(Path(path))
     if 'weights_sha256' not in named:
         settings = {k: settings[k] for k in named}
     return {k: v for k, v in settings.items() if not k.endswith('_sha256')}
@@ -552,7 +552,7 @@ def taught_lines(
     "The soft labels that were taught, against the hard labels of the training images"
     from mmpkd.arms import read_arm
     from mmpkd.soft_labels import HOW
-    taught, out = run.taught(), []
+    taught, out = run.soft_label_quality(), []
     for arm in taught.index:
         if read_arm(arm)[0] in HOW:
             figures = ', '.join(f'{k} {v:.3f}' for k, v in taught.loc[arm].items())
@@ -578,7 +578,7 @@ def print_run(
     if _in_all_images(t):
         t = t.drop(columns='No box')
     plural = 's' if run.seeds > 1 else ''
-    print_table(t, f"{run.asked['cohort']}, {run.seeds} seed{plural}: mean ± sd")
+    print_table(t, f"{run.about['cohort']}, {run.seeds} seed{plural}: mean ± sd")
     for text in [_teacher_line(run), *taught_lines(run), choice_words(run).strip()]:
         if text:
             tell(text)
@@ -705,7 +705,7 @@ def _show_study(run, name, table, figure, title): # Keep both, print the table
 @dataclass(frozen=True, kw_only=True)
 class GridCommand(WorkOptions):
     "λ and T by validation AUROC"
-    unused = ('lam', 'grid', 'temperature', 'matched')
+    unused = ('lam', 'grid', 'temperature', 'controls_from')
     arm:str|None = _option(None, 'The arm whose λ and T are varied; by default out-of-fold, with --preset paper '
                                  'in-sample.')
     lams:str = _option('0.1,0.3,0.5,0.7', 'Weights λ, separated by commas.')
@@ -729,7 +729,7 @@ class GridCommand(WorkOptions):
 @dataclass(frozen=True, kw_only=True)
 class QualityCommand(WorkOptions):
     "Teachers of growing quality, and their students"
-    unused = ('matched',)
+    unused = ('controls_from',)
     shares:str = _option('0.05,0.2,1', 'Parts of the training patients that the teacher learns from, separated by '
                                        'commas.')
 
@@ -765,7 +765,7 @@ class TransferCommand(WorkOptions):
         per_seed = bool(source.config.get('teacher_per_seed'))
         config = request.settings(cohort, teacher=source.config['teacher'], teacher_per_seed=per_seed)
         run = run_transfer(source, cohort, self.out, config, known=self.known, **self.how())
-        title = f"From {source.asked['cohort']} to {cohort.name}"
+        title = f"From {source.about['cohort']} to {cohort.name}"
         _show_study(run, 'transfer', transfer_table(run), show_transfer(run), title)
         for text in run.verdicts().values():
             tell(text)
@@ -881,7 +881,7 @@ def _reliability(folder:SeveralSeeds):
     from mmpkd.results import Experiment
     from mmpkd.studies import seed_agreement_table, show_seed_agreement
     run = Experiment(folder)
-    title = f"{run.asked['cohort']}: agreement between seeds, over test images"
+    title = f"{run.about['cohort']}: agreement between seeds, over test images"
     _show_study(run, 'reliability', seed_agreement_table(run), show_seed_agreement(run), title)
 
 @app.command('ensemble')
@@ -893,7 +893,7 @@ def _ensemble(folder:SeveralSeeds):
     from mmpkd.report import write_study
     run = Experiment(folder)
     table = write_study(run, 'ensemble', ensemble_table(run), show_ensemble(run))
-    title = f"{run.asked['cohort']}: mean of {run.seeds} single students, and their ensemble"
+    title = f"{run.about['cohort']}: mean of {run.seeds} single students, and their ensemble"
     print_table(table, title, words=('score',))
     if run.localizes:
         title = (f'\nEnsembles against {arm_title(run.reference)}: 95 % with patients drawn anew; '

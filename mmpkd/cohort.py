@@ -19,7 +19,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .tables import (BLANKS, BOX, NOTHING, _some, as_boxes, as_words, class_lists,
                           class_words, image_paths, inside_root, lesion_rows, merge_rows, need_columns,
-                          one_class_spelling, one_hot, one_spelling, read_coco, read_noted_table, repair_table, split_labels, wanted_boxes, zeros_and_ones)
+                          one_class_spelling, one_hot, one_spelling, read_coco, read_noted_table, repair_table,
+                          split_labels, wanted_boxes, zeros_and_ones)
 
 # %% ../nbs/00_cohort.ipynb #d9c68097
 SPLITS = ('train', 'valid', 'test')

@@ -18,7 +18,7 @@ from .arms import arm_title
 from .attention import AttentionMaps
 from .cohort import Cohort
 from .convention import Convention
-from .results import Experiment, read_table, write_table
+from .results import Experiment, read_stored, write_table
 from .experiment import one_thread, usable
 from .images import Pixels, cache_pixels
 from .reference_maps import Localizer, score_localizer, student_localizer
@@ -70,10 +70,10 @@ def ensemble_localizer(
     def several(split, label, specs):
         by_member = [m.maps_for(split, label, specs) for m in members]
         return [mean_maps(maps, scale) for maps in zip(*by_member)]
-    def look(split, label, **fields):
+    def maps_of(split, label, **fields):
         maps, = several(split, label, [fields])
         return maps
-    return Localizer(look, several=several)
+    return Localizer(maps_of, several=several)
 
 # %% ../nbs/41_ensemble.ipynb #385cfdbc
 def training_localizer(
@@ -84,11 +84,11 @@ def training_localizer(
     pixels:Pixels # Its pixel cache
 ) -> Localizer: # Its maps are those of the run's own convention
     "A student of a finished run: the maps that were kept, and for others the student itself"
-    def look(split, label, **fields):
+    def maps_of(split, label, **fields):
         if (split, label) == ('test', None): return run.maps(arm, seed)
-        student = Student.load(run.unit(arm, seed))
-        return student_localizer(student, pixels, cohort).look(split, label, **fields)
-    return Localizer(look)
+        student = Student.load(run.run_folder(arm, seed))
+        return student_localizer(student, pixels, cohort).maps_of(split, label, **fields)
+    return Localizer(maps_of)
 
 def need_seeds(
     run:Experiment, # A finished run
@@ -107,12 +107,12 @@ def ensemble_predictions(
 ) -> pd.DataFrame: # (N, C) probabilities of validation and test images
     "The mean prediction over the seeds of an arm"
     need_seeds(run)
-    first, *others = [read_table(run.unit(arm, seed)/'predictions.parquet') for seed in range(run.seeds)]
+    first, *others = [read_stored(run.run_folder(arm, seed)/'predictions.parquet') for seed in range(run.seeds)]
     return sum(others, first)/run.seeds
 
 # %% ../nbs/41_ensemble.ipynb #9a57df03
 def _kept_scores(run, arm, scale): # Their file
-    return run.folder/'ensembles'/f'{run.unit(arm, 0).parent.name}_{scale}_{run.seeds}.parquet'
+    return run.folder/'ensembles'/f'{run.run_folder(arm, 0).parent.name}_{scale}_{run.seeds}.parquet'
 
 def _as_scored(run, cohort): # The cohort as the run scored it, and its pixels
     pixels = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True)
@@ -148,8 +148,8 @@ def ensemble_scores(
     for arm in todo:
         files[arm].parent.mkdir(exist_ok=True)
         write_table(_score(run, arm, *known, scale), files[arm])
-    scores = pd.concat([read_table(f).assign(arm=arm) for arm, f in files.items()], ignore_index=True)
-    return scores.merge(read_table(run.folder/'labels.parquet')[['image_id', 'patient_id']], on='image_id')
+    scores = pd.concat([read_stored(f).assign(arm=arm) for arm, f in files.items()], ignore_index=True)
+    return scores.merge(read_stored(run.folder/'labels.parquet')[['image_id', 'patient_id']], on='image_id')
 
 # %% ../nbs/41_ensemble.ipynb #1f64fff0
 def ensemble_runs(

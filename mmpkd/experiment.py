@@ -34,8 +34,8 @@ from .localization import peaks_in_empty_patches
 from .scoring import truth_of
 from .reference_maps import Localizer, reference_localizers, score_localizer, student_localizer
 from .networks import create_student
-from .results import Experiment, read_table, soft_files, teacher_folder, unit_folder, write_table
-from .settings import (Settings, _differing, default_arms, read_json, settings_of, write_text)
+from .results import Experiment, read_stored, run_folder, soft_files, teacher_folder, write_table
+from .settings import (Settings, _differing, default_arms, read_config, read_json, settings_of, write_text)
 from .soft_labels import CONTROLS, best_temperature, soften, training_logits
 from .student import Student, best_device, precision_for, train_student
 from .teachers import (TEACHERS, image_logits, load_teacher, make_teacher, privileged_cases, save_teacher,
@@ -77,7 +77,7 @@ def _logits(teacher, train, how, share, folder, seed=0):
     part = '' if share == 1 else f'_share={share:g}'
     path = folder/'soft_labels'/f'logits_{how}{part}.parquet'
     if not path.is_file(): write_table(training_logits(teacher(), train, how, seed=seed, share=share), path)
-    return read_table(path)
+    return read_stored(path)
 
 def _wants_valid_T(arms, settings): return 'valid' in (settings.T, *(Arm.read(arm).T for arm in arms))
 
@@ -117,7 +117,7 @@ def _keep_teacher(cohort, arms, settings, folder, seed):
 def _labels_of_arm(arm, teacher, train, T_valid, settings, folder, seed):
     "The soft labels of one arm"
     arm = Arm.read(arm)
-    how = settings.matched if arm.kind in CONTROLS else arm.kind
+    how = settings.controls_from if arm.kind in CONTROLS else arm.kind
     share = 1. if arm.share is None else arm.share
     def asks(): return _teacher(settings, seed) if how == 'out-of-fold' else teacher     # new ones for the folds
     z = None if teacher is None else _logits(asks, train, how, share, folder, seed)
@@ -145,7 +145,7 @@ def make_soft_labels(
         own = f', seed {seed}' if settings.teacher_per_seed else ''
         what = 'Soft labels' if settings.teacher == 'none' else 'Teacher and soft labels'
         if progress: print(f'{what}{own}: {time.time() - start:.0f} s', flush=True)
-    return {arm: read_table(f) for arm, f in files.items()}
+    return {arm: read_stored(f) for arm, f in files.items()}
 
 # %% ../nbs/40_experiment.ipynb #dd3d074e
 def _has_regions(cohort): return len(cohort.split('test').rois) > 0
@@ -156,17 +156,17 @@ def save_maps(
     cohort:Cohort, # All splits
     convention:Convention, # How its attention is read and scored
     folder:Path # Where to
-) -> dict: # 'convention': its fields, with `tau` as chosen if its rule is 'tuned'; 'peaks': see `peaks_in_empty_patches`
+) -> dict: # 'convention': its fields, with `tau` as chosen if its rule is 'tuned'; 'peaks': `peaks_in_empty_patches`
     "Write `attention.npz` and, if there are regions of interest, `scores.parquet` of the test images"
     ids, by_student = cohort.split('test').items.image_id, student_localizer(student, pixels, cohort)
     maps = attention_maps(student, pixels, ids, **convention.maps_args())
     maps.save(folder/'attention.npz')
     peaks = peaks_in_empty_patches(maps.maps, maps.geometries, (pixels[i] for i in ids))
     if not _has_regions(cohort): return dict(convention=convention.to_dict(), peaks=peaks)
-    def look(split, label, **how):
-        return maps if (split, label) == ('test', None) else by_student.look(split, label, **how)
+    def maps_of(split, label, **how):
+        return maps if (split, label) == ('test', None) else by_student.maps_of(split, label, **how)
 
-    scores = score_localizer(Localizer(look), cohort, [convention])[convention]
+    scores = score_localizer(Localizer(maps_of), cohort, [convention])[convention]
     scores.to_parquet(folder/'scores.parquet')
     return dict(convention=scores.attrs['convention'], peaks=peaks)
 
@@ -179,7 +179,7 @@ def one_thread():
     finally: torch.set_num_threads(threads)
 
 # %% ../nbs/40_experiment.ipynb #eb006311
-def _start(settings, arm, seed): return unit_folder(settings.start, arm, seed)/'student.safetensors'
+def _start(settings, arm, seed): return run_folder(settings.start, arm, seed)/'student.safetensors'
 
 def _by_student(student, images, pixels, T): # Soft labels from a student's predictions on its training images
     p = student.predict(pixels, images.items.image_id).clip(1e-6, 1 - 1e-6)
@@ -193,9 +193,9 @@ def _unit_inputs(arm, seed, cohort, pixels, settings, out):
     if arm.source: return None, lam, replace(how, weights=str(_start(settings, arm.source, seed)))
     if arm.kind != 'self-distillation':
         files = soft_files([arm], teacher_folder(out, settings.teacher_per_seed, seed))
-        return next(map(read_table, files.values()), None), lam, how
+        return next(map(read_stored, files.values()), None), lam, how
     T = settings.T if arm.T is None else arm.T
-    baseline = Student.load(unit_folder(out, 'baseline', seed))
+    baseline = Student.load(run_folder(out, 'baseline', seed))
     return _by_student(baseline, cohort.split('train'), pixels, 1. if T == 'valid' else T), lam, how
 
 # %% ../nbs/40_experiment.ipynb #1217dd9b
@@ -241,10 +241,10 @@ def _check_privileged(arms, settings): # Is there the teacher that an arm needs,
                          f'(text, tabular of the Cohort), for the arm {untaught[0].name!r}; '
                          'without, the arms are baseline, label-smoothing, self-distillation')
     kinds = {arm.kind for arm in arms}
-    asked = kinds | ({settings.matched} if kinds & {*CONTROLS} else set())
-    if 'out-of-bag' not in asked or settings.teacher == 'none': return
+    used = kinds | ({settings.controls_from} if kinds & {*CONTROLS} else set())
+    if 'out-of-bag' not in used or settings.teacher == 'none': return
     if not hasattr(TEACHERS[settings.teacher], 'oob_logits'):
-        where = '' if 'out-of-bag' in kinds else ', here in `matched`, for the controls'
+        where = '' if 'out-of-bag' in kinds else ', here in `controls_from`, for the controls'
         raise ValueError(f"the teacher {settings.teacher!r} has no out-of-bag predictions; take 'out-of-fold'{where}")
 
 def _check_source(arm, seeds, settings): # Does the other run have the students that this arm fine-tunes?
@@ -327,7 +327,7 @@ def _same_settings(out, config):
         if out.is_dir() and any(out.iterdir()):
             raise ValueError(f'{out} is not empty and holds no run of mmpkd (no config.json); choose another folder')
         return
-    old = read_json(path)
+    old = read_config(out)
     differ = [f'{k} is {old.get(k)!r} there and {config.get(k)!r} here' for k in _differing(old, config)]
     if differ:
         raise ValueError(f'{out} holds a run with other settings: {"; ".join(differ)}. '
@@ -462,9 +462,9 @@ def _repairs(cohort, pixels): # {kind: how often}, of tables and of pictures
 def _keep_answers(out, cohort, pixels, arms, seeds):
     "The arms and seeds, and the data; with this file a run is finished"
     names = [arm.name for arm in arms]
-    asked = dict(cohort=cohort.name, labels=cohort.labels, task=cohort.task, arms=names, seeds=seeds,
+    about = dict(cohort=cohort.name, labels=cohort.labels, task=cohort.task, arms=names, seeds=seeds,
                  unreadable=pixels.unreadable.to_dict('records'), repairs=_repairs(cohort, pixels))
-    write_text(out/'asked.json', json.dumps(asked, indent=2))
+    write_text(out/'experiment.json', json.dumps(about, indent=2))
 
 # %% ../nbs/40_experiment.ipynb #cf9b79ff
 def run_experiment(
@@ -485,7 +485,7 @@ def run_experiment(
     arms = list({arm.slug: arm for arm in arms}.values())                    # an arm named twice is one
     _check_numbers(seeds, n_jobs)
     _check_first(cohort, out, settings, arms, seeds, skip_unreadable)
-    units = [(arm, seed, unit_folder(out, arm, seed)) for seed in range(seeds) for arm in arms]
+    units = [(arm, seed, run_folder(out, arm, seed)) for seed in range(seeds) for arm in arms]
     todo = [unit for unit in units if not unit[2].is_dir()]
     strict, but = bool(todo) and not ignore_audit, ('unreadable image',)*skip_unreadable
     if strict: refuse(audit(cohort, pixels=False), but)

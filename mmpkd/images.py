@@ -25,7 +25,7 @@ from PIL import Image
 from .tables import BOX, repair_table
 from .cohort import Cohort
 from .image_files import (PERCENTILES, _attempt, _bits, _grey, _in_threads, _is_known, _kinds,
-                               _listed, _mask, _raise_missing, _size, mask_box, read_image, show_image)
+                               _listed, _mask, _raise_missing, _size, mask_box)
 
 # %% ../nbs/01_images.ipynb #91d115ef
 @dataclass(frozen=True)

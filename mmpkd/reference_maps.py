@@ -117,7 +117,7 @@ class Localizer:
         "Maps of a split, read in several ways"
         specs = [as_map_spec(s) for s in specs]
         if self.several: return self.several(split, label, specs)
-        return [self.look(split, label, **s.to_dict()) for s in specs]
+        return [self.maps_of(split, label, **s.to_dict()) for s in specs]
 
 def student_localizer(
     student:Student, # Or any vision transformer wrapped as one
@@ -128,10 +128,10 @@ def student_localizer(
     def several(split, label, specs):
         ids = cohort.split(split).items.image_id
         return maps_by_method(student, pixels, ids, specs, label)
-    def look(split, label, **fields):
+    def maps_of(split, label, **fields):
         maps, = several(split, label, [fields])
         return maps
-    return Localizer(look, several=several)
+    return Localizer(maps_of, several=several)
 
 # %% ../nbs/33_reference_maps.ipynb #79df7591
 def _untuned(c): return c.rule == 'tuned' and c.tau is None
@@ -202,12 +202,12 @@ REFERENCE_MAPS = TRIVIAL | {'untrained': 'Untrained ViT', 'imagenet': 'Pretraine
 
 def _trivial_localizer(kind, cohort, pixels, g, seed):
     "One of the maps that have understood nothing, for the images of a split"
-    def look(split, label, **fields):
+    def maps_of(split, label, **fields):
         ids = cohort.split(split).items.image_id.tolist()
         geometries = [pixels.geometry(k) for k in ids]
         maps = trivial_maps(kind, geometries, g, seed, cohort=cohort, pixels=pixels, image_ids=ids)
         return AttentionMaps(maps, ids, geometries)
-    return Localizer(look, kind)
+    return Localizer(maps_of, kind)
 
 def _own_boxes(cohort, label):
     "The boxes of all regions, or of those of one label, by image"
@@ -216,7 +216,7 @@ def _own_boxes(cohort, label):
 
 def _perfect_box(cohort, pixels, g):
     "The boxes of the regions themselves; it needs the regions of the images that are scored"
-    return Localizer(_trivial_localizer('whole', cohort, pixels, g, seed=0).look, 'perfect', boxes=_own_boxes)
+    return Localizer(_trivial_localizer('whole', cohort, pixels, g, seed=0).maps_of, 'perfect', boxes=_own_boxes)
 
 # %% ../nbs/33_reference_maps.ipynb #a99b821c
 def reference_localizers(

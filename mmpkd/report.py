@@ -24,7 +24,7 @@ from .cohort import Cohort
 from .ensemble import (ensemble_intervals, ensemble_runs, ensemble_scores, ensemble_table, half_agreement,
                             has_ensembles)
 from .settings import OPEN, PAPER, read_json, write_text
-from .results import Experiment, read_table
+from .results import Experiment, read_stored
 from .experiment import usable
 from .images import cache_pixels
 from .image_files import read_image
@@ -123,7 +123,7 @@ def gradient_convention(
 # %% ../nbs/42_report.ipynb #76c4a44a
 def _kept_scores(run, name, key): # The scores under the convention with this key; None if they were not kept
     path = run.folder/'conventions'/f'{name}.parquet'
-    t = read_table(path) if path.is_file() else pd.DataFrame(dict(key=[]))
+    t = read_stored(path) if path.is_file() else pd.DataFrame(dict(key=[]))
     t = t[t.key == key]
     if 'label' in t and t.label.isna().all():                          # other conventions in the file have labels
         t = t.drop(columns='label')
@@ -148,7 +148,7 @@ class UnderConvention(Experiment):
         super().__init__(run.folder)
         self.config = self.config | dict(convention=convention.to_dict())
         self.kept = {}
-        for arm, seed, folder in run.units():
+        for arm, seed, folder in run.runs():
             name = f'{folder.parent.name}_{folder.name}'
             self.kept[arm, seed] = _kept_scores(run, name, convention.key)
         if any(t is None for t in self.kept.values()):
@@ -157,7 +157,7 @@ class UnderConvention(Experiment):
 
     def scores(self):
         "As `Run.scores`"
-        patients = read_table(self.folder/'labels.parquet')[['image_id', 'patient_id']]
+        patients = read_stored(self.folder/'labels.parquet')[['image_id', 'patient_id']]
         parts = [t.assign(arm=arm, seed=seed) for (arm, seed), t in self.kept.items()]
         joined = pd.concat(parts, ignore_index=True).drop(columns='key')
         return joined.merge(patients, on='image_id')
@@ -201,9 +201,9 @@ def score_gradient(
     convention = gradient_convention(run)
     if not run.localizes or convention is None or under_gradient(run) is not None:
         return
-    arm, seed = run.units()[0][:2]
+    arm, seed = run.runs()[0][:2]
     try:
-        student = Student.load(run.unit(arm, seed))
+        student = Student.load(run.run_folder(arm, seed))
         check_maps(student.model, run.config['size'], **convention.maps_args())
     except Exception as e:                                             # any model that somebody brought along
         reason = f'{type(e).__name__}: {e}'
@@ -250,7 +250,7 @@ def _reference(run): return 'the baseline' if run.reference == 'baseline' else a
 def _teachers(run):
     if run.config['teacher'] == 'none':
         return 'There is no teacher. '
-    if not run.taught_arms:
+    if not run.arms_with_soft_labels:
         return ''
     if len(run.teacher_seeds) > 1:
         return 'Each seed has a teacher of its own. '
@@ -321,7 +321,7 @@ def table_note(
 ) -> str:
     "The meaning of Table 1, in one paragraph"
     measured = run.localizes
-    over = f"{run.asked['cohort']}: mean ± standard deviation over {_counts(run)}. "
+    over = f"{run.about['cohort']}: mean ± standard deviation over {_counts(run)}. "
     columns, last = (_columns_note(run), _last_rows(run)) if measured else ('', '')
     marks = _marks_note(run, marks_better(run), measured, _reference(run))
     made = choice_words(run) + _teachers(run) + _ensembles_note(run)
@@ -333,7 +333,7 @@ def _unique(names, more): # Each name, followed by `more` about it where it occu
     return [n if names.count(n) == 1 else f'{n} ({m})' for n, m in zip(names, more)]
 
 def _names(runs): # A name for the data set of each run: its cohort, and the folder where that is not enough
-    cohorts = [r.asked['cohort'] for r in runs]
+    cohorts = [r.about['cohort'] for r in runs]
     named = _unique(cohorts, [r.folder.name for r in runs])
     return _unique(named, [r.folder for r in runs])
 
@@ -410,7 +410,7 @@ def soft_labels_of(
     run:Experiment # A finished run
 ) -> dict: # {arm: (N, C) soft labels}, of the arms that have a table of them
     "The soft labels of seed 0; those of self-distillation differ by seed, and are not kept"
-    return {a: run.soft_labels(a) for a in run.taught_arms}
+    return {a: run.soft_labels(a) for a in run.arms_with_soft_labels}
 
 def teacher_note(
     run:Experiment # A finished run
@@ -427,8 +427,8 @@ def teacher_note(
 def soft_label_table(
     run:Experiment # A finished run
 ) -> pd.DataFrame: # One row per arm with a table of soft labels
-    "How well the soft labels of each arm rank and hit the hard labels: `Run.taught`, rounded"
-    return run.taught().round(3)
+    "How well the soft labels of each arm rank and hit the hard labels: `Experiment.soft_label_quality`, rounded"
+    return run.soft_label_quality().round(3)
 
 # %% ../nbs/42_report.ipynb #9a58254e
 def _chance(run): # Reference maps, except the one that is given the lesion
@@ -518,7 +518,7 @@ def paper_words(
 
 # %% ../nbs/42_report.ipynb #91a54a45
 def _in_sample_words(run): # Sentences
-    kinds = {a: read_arm(a)[0] for a in run.taught_arms}
+    kinds = {a: read_arm(a)[0] for a in run.arms_with_soft_labels}
     seen = [a for a, kind in kinds.items() if kind == 'in-sample']
     if not seen:
         return []
@@ -531,14 +531,14 @@ def _in_sample_words(run): # Sentences
 
 def _data_words(run): # Sentences
     out = []
-    unreadable = run.asked.get('unreadable')
+    unreadable = run.about.get('unreadable')
     if unreadable:
         out.append(f'{len(unreadable)} images could not be decoded and were left out, in training as in testing; '
-                   'asked.json names each with its reason.')
+                   'experiment.json names each with its reason.')
     signs = failure_signs(run)
     found = signs[signs.found == 'yes']
     out += [f'{s.meaning} {s.advice}' for s in found.itertuples()]
-    if run.asked['cohort'].startswith('phantom'):
+    if run.about['cohort'].startswith('phantom'):
         out.append('The phantom is synthetic: it shows how the method behaves under known conditions, '
                    'and nothing about patients.')
     return out
@@ -574,7 +574,7 @@ def plain_words(
     return drawn
 
 def _maps_of(run, arm): # Those of seed 0, and their `Convention`: a tuned threshold differs by student
-    kept = read_json(run.unit(arm, 0)/'unit.json')
+    kept = read_json(run.run_folder(arm, 0)/'unit.json')
     return run.maps(arm, 0), Convention(**kept['convention'])
 
 def _show_truth(ax, image, cohort, image_id, truth, title): # The image and its regions; gives the boxes
@@ -680,7 +680,7 @@ def _between_seeds(run):
 def _randomisation(run, cohort):
     pixels = cache_pixels(cohort, run.config['size'], run.folder/'pixels', skip_unreadable=True)
     ids = run.maps('baseline', 0).image_ids[:32]
-    student = Student.load(run.unit('baseline', 0))
+    student = Student.load(run.run_folder('baseline', 0))
     convention = Convention(**run.config['convention'])
     check = randomisation_check(student, pixels, ids, **convention.maps_args())
     caption = ('Maps of a network made random block by block: rank correlation with the trained maps of the baseline, '
@@ -710,8 +710,8 @@ def data_table(
     run:Experiment # A finished run
 ) -> list: # HTML; empty if nothing was repaired or left out
     "The repairs of the data, and the number of images that were left out because they could not be decoded"
-    counts = run.asked.get('repairs', {})
-    unreadable = run.asked.get('unreadable', [])
+    counts = run.about.get('repairs', {})
+    unreadable = run.about.get('unreadable', [])
     if unreadable:
         counts = counts | {'image left out, not decoded': len(unreadable)}
     if not counts:
@@ -781,7 +781,7 @@ _GRADIENT = ('As Table 1, with other maps of the same students: attention weight
 def _plain_html(table): return table.reset_index().to_html(index=False, border=0)
 
 def _head(run): # HTML: the title, and the verdicts
-    cohort = html.escape(run.asked['cohort'])
+    cohort = html.escape(run.about['cohort'])
     untaught = run.config['teacher'] == 'none'
     title = f'Students without a teacher on {cohort}' if untaught else f'Does privileged information help on {cohort}?'
     verdicts = [_p(text, 'verdict') for text in run.verdicts().values()]
@@ -831,7 +831,7 @@ def _ensembles(run): # {title: table}
 
 # %% ../nbs/42_report.ipynb #a232c340
 def _taught(run): # HTML: how good the teacher is, and its soft labels
-    if not run.taught_arms:
+    if not run.arms_with_soft_labels:
         return []
     note = 'Soft labels as they were taught, against the hard labels of the training images.'
     soft = [soft_label_table(run).to_html(border=0), _p(note, 'note')]
@@ -842,7 +842,7 @@ def _taught(run): # HTML: how good the teacher is, and its soft labels
     return ['<h2>Teacher and soft labels</h2>', *about, *soft]
 
 def _reproduce(run): # HTML: settings and versions
-    used = dict(config=_without_folders(run.config), asked=run.asked, environments=run.environments)
+    used = dict(config=_without_folders(run.config), about=run.about, environments=run.environments)
     text = json.dumps(used, indent=2)
     return ['<h2>Settings to reproduce this run</h2><pre>', html.escape(text), '</pre>']
 
@@ -856,7 +856,7 @@ def report_html(
     shown = _sections(figures, all_tables)
     data = [*audit_section(run), *data_table(run)]
     parts = [*_head(run), *_table1(run), *_limits(run), *_signs(run), *shown, *_taught(run), *data, *_reproduce(run)]
-    title = html.escape(run.asked['cohort'])
+    title = html.escape(run.about['cohort'])
     head = f'<meta charset="utf-8"><title>mmpkd: {title}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en">{head}\n' + '\n'.join(parts) + '</html>\n'
 

@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 from .tables import BOX
 from .cohort import Cohort
 from .convention import Convention
-from .results import Experiment, read_table
+from .results import Experiment, read_stored
 from .experiment import jobs_for, one_thread, save_chance_levels
 from .settings import read_json, write_text
 from .images import Pixels, check_regions, clip_regions
@@ -28,10 +28,10 @@ from .student import Student
 
 # %% ../nbs/41_rescoring.ipynb #8a1f895b
 def _of_run(run, rois, root, repairs=None): # Images, labels and splits of the run, with these regions
-    t = read_table(run.folder/'labels.parquet').reset_index(drop=True)
+    t = read_stored(run.folder/'labels.parquet').reset_index(drop=True)
     items = t.assign(image=[f'{k}.png' for k in t.index])                     # no picture is opened
-    how = dict(root=root, task=run.asked['task'], name=run.asked['cohort'], repairs=repairs)
-    return Cohort(items, run.asked['labels'], rois, **how)
+    how = dict(root=root, task=run.about['task'], name=run.about['cohort'], repairs=repairs)
+    return Cohort(items, run.about['labels'], rois, **how)
 
 # %% ../nbs/41_rescoring.ipynb #3fd1c34a
 def regions_for(
@@ -45,7 +45,7 @@ def regions_for(
     if not isinstance(rois, pd.DataFrame) and not Path(rois).is_file():
         raise FileNotFoundError(f'no table of regions at {rois}')
     items = _of_run(run, None, root).items.rename(columns={'image_id': image_id})
-    labels, task = run.asked['labels'], run.asked['task']
+    labels, task = run.about['labels'], run.about['task']
     made = Cohort.from_table(items, labels, rois, image_id, root=root, task=task, box_label=box_label)
     odd = made.repairs[made.repairs.repair == 'box of a class not asked for left out']
     if len(odd):
@@ -67,9 +67,9 @@ class OtherRegions(Experiment):
             raise FileNotFoundError(f'no scores in {self.scored}; '
                                     f'`mmpkd score {self.folder} --rois FILE --name {name}` makes them')
         self.regions = read_json(self.scored/'regions.json')
-        self.asked = self.asked | dict(cohort=f"{self.asked['cohort']}, regions {name}")
+        self.about = self.about | dict(cohort=f"{self.about['cohort']}, regions {name}")
 
-    def scores_file(self, arm, seed): return self.scored/f'{self.unit(arm, seed).parent.name}_seed-{seed}.parquet'
+    def scores_file(self, arm, seed): return self.scored/f'{self.run_folder(arm, seed).parent.name}_seed-{seed}.parquet'
 
     @property
     def chance_file(self): return self.scored/'trivial.parquet'
@@ -115,7 +115,7 @@ def rescore_training(
     pixels:Pixels # The pixel cache of the run
 ) -> pd.DataFrame: # As from `score_maps`
     "Scores of the kept maps of one training; where maps are of one label each, the student makes them again"
-    folder = run.unit(arm, seed)
+    folder = run.run_folder(arm, seed)
     c = _convention(folder)
     if c.classes == 'each':
         localizer = student_localizer(Student.load(folder), pixels, cohort)
@@ -137,7 +137,7 @@ def _finished(run, folder, about): # True if these scores are there, of all trai
     if read_json(folder/'regions.json')['digest'] != about['digest']:
         raise ValueError(f"{folder} holds scores on other regions; choose another name than {about['name']!r} (--name)")
     again = OtherRegions(run.folder, about['name'])
-    return all(again.scores_file(arm, seed).is_file() for arm, seed, _ in run.units())
+    return all(again.scores_file(arm, seed).is_file() for arm, seed, _ in run.runs())
 
 # %% ../nbs/41_rescoring.ipynb #dd042f94
 def rescore_run(
@@ -161,9 +161,9 @@ def rescore_run(
     def do(arm, seed, unit):
         with one_thread(): t = rescore_training(run, arm, seed, cohort, pixels)
         t.to_parquet(part/f'{unit.parent.name}_seed-{seed}.parquet')
-    n = len(run.units())
+    n = len(run.runs())
     jobs = jobs_for(n_jobs, n, n*about['images'])
-    Parallel(jobs)(delayed(do)(*u) for u in run.units())
+    Parallel(jobs)(delayed(do)(*u) for u in run.runs())
     save_chance_levels(part, cohort, pixels, run.config)
     write_text(part/'regions.json', json.dumps(about, indent=2))
     part.rename(folder)

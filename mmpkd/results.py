@@ -19,7 +19,7 @@ from fastcore.basics import patch
 
 from .arms import Arm
 from .intervals import auroc_by_image, differences
-from .settings import MATCHED, read_json
+from .settings import MATCHED, about_file, is_finished, read_config, read_json
 from .statistics import SCORES, compare_arms, per_run, sign_flip, verdict
 
 # %% ../nbs/39_results.ipynb #9f38cb26
@@ -32,7 +32,7 @@ def write_table(
     table.to_parquet(part)
     part.replace(path)
 
-def read_table(
+def read_stored(
     path:Path # A file of a run
 ) -> pd.DataFrame:
     "A table from a Parquet file; raises a `ValueError` that names a damaged one"
@@ -44,7 +44,7 @@ def read_table(
         raise ValueError(f'{path} is damaged: {e}') from e
 
 # %% ../nbs/39_results.ipynb #87e81ce5
-def unit_folder(out, arm, seed): # Of one arm and seed
+def run_folder(out, arm, seed): # Of one arm and seed
     return Path(out)/'units'/Arm.read(arm).slug/f'seed-{seed}'
 
 def teacher_folder(out, per_seed, seed): # Of the teacher that the students of this seed learn from
@@ -62,30 +62,30 @@ class Experiment:
         folder:str|PathLike # A folder of `run_experiment`
     ):
         self.folder = Path(folder)
-        if not (self.folder/'asked.json').is_file():
+        if not is_finished(self.folder):
             raise FileNotFoundError(f'no finished run in {self.folder}; `mmpkd run` makes one, '
                                     'and goes on where it stopped')
-        self.config, self.asked = (read_json(self.folder/f'{f}.json') for f in ('config', 'asked'))
+        self.config, self.about = read_config(self.folder), read_json(about_file(self.folder))
         self.environments = read_json(self.folder/'environment.json', list)
-        try: self.arms, self.seeds = self.asked['arms'], self.asked['seeds']
+        try: self.arms, self.seeds = self.about['arms'], self.about['seeds']
         except (KeyError, TypeError):
-            raise ValueError(f"{self.folder/'asked.json'} is not what `mmpkd run` writes: "
+            raise ValueError(f"{about_file(self.folder)} is not what `mmpkd run` writes: "
                              'it names no arms and seeds') from None
         self.teacher_seeds = list(range(self.seeds)) if self.config.get('teacher_per_seed') else [0]
 
     def __repr__(self):
         titles = '; '.join(Arm.read(arm).title for arm in self.arms)
         seeds = f'{self.seeds} seeds' if self.seeds > 1 else '1 seed'
-        return fill(f"Run of {self.asked['cohort']!r}: {titles}; {seeds} each", 90)
+        return fill(f"Run of {self.about['cohort']!r}: {titles}; {seeds} each", 90)
 
 # %% ../nbs/39_results.ipynb #8436a21b
 @patch
-def unit(self:Experiment,
+def run_folder(self:Experiment,
     arm:str, # Its name
     seed:int # 0, 1, ...
 ) -> Path:
     "Folder of one unit"
-    return unit_folder(self.folder, arm, seed)
+    return run_folder(self.folder, arm, seed)
 
 @patch
 def scores_file(self:Experiment,
@@ -93,7 +93,7 @@ def scores_file(self:Experiment,
     seed:int # 0, 1, ...
 ) -> Path:
     "The file of the localization scores of a unit"
-    return self.unit(arm, seed)/'scores.parquet'
+    return self.run_folder(arm, seed)/'scores.parquet'
 
 @patch(as_prop=True)
 def chance_file(self:Experiment) -> Path:
@@ -101,12 +101,12 @@ def chance_file(self:Experiment) -> Path:
     return self.folder/'trivial.parquet'
 
 @patch
-def units(self:Experiment) -> list: # (arm, seed, folder) of each unit
+def runs(self:Experiment) -> list: # (arm, seed, folder) of each unit
     "All units: arms times seeds"
-    return [(arm, seed, self.unit(arm, seed)) for arm in self.arms for seed in range(self.seeds)]
+    return [(arm, seed, self.run_folder(arm, seed)) for arm in self.arms for seed in range(self.seeds)]
 
 @patch(as_prop=True)
-def taught_arms(self:Experiment) -> list: # Names of arms
+def arms_with_soft_labels(self:Experiment) -> list: # Names of arms
     "The arms that have a table of soft labels"
     return [arm for arm in self.arms if Arm.read(arm).has_soft_labels]
 
@@ -129,7 +129,7 @@ def compared(self:Experiment) -> list: # Names of arms
 @patch(as_prop=True)
 def localizes(self:Experiment) -> bool: # False if no test image has a region of interest
     "True if attention was compared with regions of interest"
-    return any(self.scores_file(arm, seed).is_file() for arm, seed, _ in self.units())
+    return any(self.scores_file(arm, seed).is_file() for arm, seed, _ in self.runs())
 
 @patch(as_prop=True)
 def audit(self:Experiment) -> dict: # As `Audit.to_dict` gives it; None in the folder of an older version
@@ -147,8 +147,8 @@ def labels(self:Experiment,
     split:str # 'train', 'valid' or 'test'
 ) -> pd.DataFrame: # (N, C)
     "Hard labels of a split"
-    t = read_table(self.folder/'labels.parquet')
-    return t[t.split == split].set_index('image_id')[self.asked['labels']].astype(float)
+    t = read_stored(self.folder/'labels.parquet')
+    return t[t.split == split].set_index('image_id')[self.about['labels']].astype(float)
 
 @patch
 def soft_labels(self:Experiment,
@@ -157,7 +157,7 @@ def soft_labels(self:Experiment,
 ) -> pd.DataFrame: # (N, C)
     "Soft labels that the students of an arm learned from"
     folder = teacher_folder(self.folder, self.config.get('teacher_per_seed'), seed)
-    return read_table(soft_files([arm], folder)[Arm.read(arm).name])
+    return read_stored(soft_files([arm], folder)[Arm.read(arm).name])
 
 @patch
 def over_teachers(self:Experiment,
@@ -169,10 +169,10 @@ def over_teachers(self:Experiment,
     return sum(measure(y, self.soft_labels(arm, seed)) for seed in self.teacher_seeds)/len(self.teacher_seeds)
 
 @patch
-def taught(self:Experiment) -> pd.DataFrame: # One row per arm: 'AUROC', 'mean |s - y|', 'log loss', 'Brier', 'ECE'
+def soft_label_quality(self:Experiment) -> pd.DataFrame: # A row per arm: AUROC, mean |s - y|, log loss, Brier, ECE
     "The quality of the soft labels, against the hard labels of the training images; the mean over several teachers"
     from mmpkd.soft_labels import soft_label_quality                         # imports torch
-    rows = {arm: self.over_teachers(arm, soft_label_quality) for arm in self.taught_arms}
+    rows = {arm: self.over_teachers(arm, soft_label_quality) for arm in self.arms_with_soft_labels}
     return pd.DataFrame(rows).T.rename_axis('soft labels')
 
 @patch
@@ -182,7 +182,7 @@ def maps(self:Experiment,
 ): # `AttentionMaps` of the test images
     "Attention maps of a student; raises a `ValueError` that names a damaged file"
     from mmpkd.attention import AttentionMaps                                # imports torch
-    path = self.unit(arm, seed)/'attention.npz'
+    path = self.run_folder(arm, seed)/'attention.npz'
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing; the same command again makes what is missing, '
                                 f'once {path.parent} is removed')
@@ -198,12 +198,12 @@ def auroc(self:Experiment,
 ) -> pd.DataFrame: # One row per arm and seed
     "Macro AUROC of all students"
     y = self.labels(split)
-    def value(folder): return _macro_auroc(y, read_table(folder/'predictions.parquet').loc[y.index])
-    return pd.DataFrame([dict(arm=arm, seed=seed, auroc=value(folder)) for arm, seed, folder in self.units()])
+    def value(folder): return _macro_auroc(y, read_stored(folder/'predictions.parquet').loc[y.index])
+    return pd.DataFrame([dict(arm=arm, seed=seed, auroc=value(folder)) for arm, seed, folder in self.runs()])
 
 # %% ../nbs/39_results.ipynb #cbe16efb
 def _taught_auroc(run): # {way of predicting: AUROC} of the soft labels, of arms that learned from the whole teacher
-    arms = {Arm.read(arm).kind: arm for arm in run.taught_arms[::-1] if Arm.read(arm).share is None}
+    arms = {Arm.read(arm).kind: arm for arm in run.arms_with_soft_labels[::-1] if Arm.read(arm).share is None}
     return {how: run.over_teachers(arms[how], _macro_auroc) for how in MATCHED if how in arms}
 
 @patch(as_prop=True)
@@ -214,8 +214,8 @@ def teacher(self:Experiment) -> dict: # 'auroc' ({images: value}), 'per' and 'T_
     kept = [read_json(f) for f in files if f.is_file()]
     auroc = pd.DataFrame([t['auroc'] for t in kept]).mean().to_dict()
     if auroc: auroc = _taught_auroc(self) | auroc
-    asked = [*MATCHED, 'valid', 'test']
-    order = [*asked, *(f'{k} (parts)' for k in asked)]
+    whole = [*MATCHED, 'valid', 'test']
+    order = [*whole, *(f'{k} (parts)' for k in whole)]
     of_images = all(t.get('per') == 'image' for t in kept)
     Ts = [t['T_valid'] for t in kept if t['T_valid']]
     return dict(auroc={k: auroc[k] for k in order if k in auroc}, per='image' if of_images else None,
@@ -223,15 +223,15 @@ def teacher(self:Experiment) -> dict: # 'auroc' ({images: value}), 'per' and 'T_
 
 # %% ../nbs/39_results.ipynb #1a1e9e90
 def _unit_scores(run, arm, seed):
-    t = read_table(run.scores_file(arm, seed))
+    t = read_stored(run.scores_file(arm, seed))
     return t.assign(arm=arm, seed=seed, pooled_auroc=t.attrs['pooled_auroc'])
 
 @patch
 def scores(self:Experiment) -> pd.DataFrame: # One row per test image, arm and seed
     "Localization scores of all units, and whose image it is"
     if not self.localizes: return pd.DataFrame(columns=['image_id', 'arm', 'seed', 'patient_id'])
-    patients = read_table(self.folder/'labels.parquet')[['image_id', 'patient_id']]
-    parts = [_unit_scores(self, arm, seed) for arm, seed, _ in self.units()]
+    patients = read_stored(self.folder/'labels.parquet')[['image_id', 'patient_id']]
+    parts = [_unit_scores(self, arm, seed) for arm, seed, _ in self.runs()]
     return pd.concat(parts, ignore_index=True).merge(patients, on='image_id')
 
 @patch
@@ -245,13 +245,13 @@ def per_seed(self:Experiment) -> pd.DataFrame: # One row per arm and seed: `auro
 def trivial(self:Experiment) -> pd.DataFrame: # One row per trivial localizer
     "Chance levels"
     if not self.localizes: return pd.DataFrame(dict(arm=[]))
-    scores = read_table(self.chance_file).assign(seed=0).rename(columns={'localizer': 'arm'})
+    scores = read_stored(self.chance_file).assign(seed=0).rename(columns={'localizer': 'arm'})
     return per_run(scores, [m for m in SCORES if m in scores]).drop(columns='seed')
 
 @patch
-def peaks(self:Experiment) -> pd.DataFrame: # One row per arm: 'share' and 'uniform', means over seeds; none in an older folder
+def peaks(self:Experiment) -> pd.DataFrame: # A row per arm: 'share', 'uniform', means over seeds; none in old folders
     "How often maps of test images peak where there is nothing to see, as by `peaks_in_nothing`"
-    units = [(arm, read_json(f/'unit.json')) for arm, _, f in self.units()]
+    units = [(arm, read_json(f/'unit.json')) for arm, _, f in self.runs()]
     rows = [dict(arm=arm, **u['peaks']) for arm, u in units if 'peaks' in u]
     return pd.DataFrame(rows, columns=['arm', 'share', 'uniform']).groupby('arm', sort=False).mean()
 
@@ -268,7 +268,7 @@ def _one_teacher(run, arm):
 def _one_teacher_there(run, arm):
     "The same of the run that this one starts from; where that is gone, by the settings of this one"
     start = Path(run.config.get('start') or run.folder)
-    if start != run.folder and (start/'asked.json').is_file(): return _one_teacher(Experiment(start), arm)
+    if start != run.folder and is_finished(start): return _one_teacher(Experiment(start), arm)
     return arm.needs_teacher and not run.config.get('teacher_per_seed')
 
 @patch(as_prop=True)
@@ -293,10 +293,10 @@ def _image_auroc(run):
     "The contribution of each test image to the AUROC of each student"
     y = run.labels('test')
     def rows(arm, seed, folder):
-        p = read_table(folder/'predictions.parquet').loc[y.index]
+        p = read_stored(folder/'predictions.parquet').loc[y.index]
         return auroc_by_image(y, p).reset_index().assign(arm=arm, seed=seed)
-    parts = [rows(*unit) for unit in run.units() if unit[0] in run.compared]
-    patients = read_table(run.folder/'labels.parquet')[['image_id', 'patient_id']]
+    parts = [rows(*unit) for unit in run.runs() if unit[0] in run.compared]
+    patients = read_stored(run.folder/'labels.parquet')[['image_id', 'patient_id']]
     return pd.concat(parts, ignore_index=True).merge(patients, on='image_id')
 
 def _p_sign_flip(run, runs, arm, metric):

@@ -21,7 +21,6 @@ from rich.progress import track
 from .tables import BOX
 from .cohort import Cohort
 from .convention import Convention
-from .images import Geometry
 from .image_files import read_mask
 from .localization import (_auroc, _needs_tau, best_iou, box_scores, fill_boxes, pixel_scores, predicted_boxes,
                                 saliency_of)

@@ -42,6 +42,27 @@ def read_json(
         raise ValueError(f'{path} is not what `mmpkd run` writes: it holds a {type(found).__name__}')
     return found
 
+OLD_NAMES = dict(matched='controls_from') # of settings, in folders of older versions
+
+def read_config(
+    folder:Path # Of an experiment, finished or not
+) -> dict: # As `Settings.to_dict` gives it
+    "The settings in a folder, by their present names"
+    return {OLD_NAMES.get(k, k): v for k, v in read_json(folder/'config.json').items()}
+
+def about_file(
+    folder:Path # Of an experiment
+) -> Path: # `experiment.json`, or `asked.json` in the folder of an older version
+    "The file that is written last: cohort, arms and seeds of a finished experiment"
+    new, old = folder/'experiment.json', folder/'asked.json'
+    return old if old.is_file() and not new.is_file() else new
+
+def is_finished(
+    folder:str|PathLike # Perhaps of an experiment
+) -> bool:
+    "True if every run of this experiment was made"
+    return about_file(Path(folder)).is_file()
+
 # %% ../nbs/38_settings.ipynb #866fb225
 def _checkpoint(weights):
     "Where the weights come from, and the digest of the file if it is one"
@@ -56,7 +77,7 @@ def _start_digest(start):
     "Digest of the settings and data of the run to start from"
     if not start: return None
     folder = Path(start)
-    if not (folder/'asked.json').is_file():
+    if not is_finished(folder):
         raise FileNotFoundError(f'start: no finished run in {start}')
     config, environments = ((folder/name).read_text(encoding='utf-8') for name in ('config.json', 'environment.json'))
     data = json.dumps(json.loads(environments)[0]['data'])
@@ -74,7 +95,7 @@ PAPER = dict( # Setting: its value where the paper states one, and what the pape
     teacher=(('bert', 'forest'),
              'section 2: PubMedBERT on reports without the names of labels, a random forest on metadata'),
     arms=(('baseline', 'in-sample'), 'section 1: the frozen teacher answers for the images that it was trained on'),
-    matched=('in-sample', 'section 1: the same soft labels, here for controls, which the paper has not'),
+    controls_from=('in-sample', 'section 1: the same soft labels, here for controls, which the paper has not'),
     seeds=(5, 'section 2: five runs with different random seeds'),
     arch=(VIT_TINY, 'section 2: a ViT-Tiny'),
     weights=('imagenet', 'section 2: pretrained on ImageNet'),
@@ -113,14 +134,15 @@ def read_choice(
     path = Path(folder)/CHOICE
     if path.is_file(): return read_json(path)
     raise FileNotFoundError(f"lam='valid' takes λ and T from a finished grid, and there is none in {path.parent}: "
-                            f"`mmpkd grid {source} --out {path.parent}` (mmpkd.studies.run_grid) makes it or finishes it")
+                            f'`mmpkd grid {source} --out {path.parent}` (mmpkd.studies.run_grid) makes it '
+                            'or finishes it')
 
 def _chosen(config, folder):
     "λ and T of a grid, and where they are from"
     source = config['data'].get('source', 'SOURCE')
     folder = Path(folder or f'mmpkd-grid-{source}')
-    found, varied = read_choice(folder, source), ('lam', 'T', 'matched', 'grid', 'data')
-    differs = [k for k in _differing(read_json(folder/'config.json'), config) if k not in varied]
+    found, varied = read_choice(folder, source), ('lam', 'T', 'controls_from', 'grid', 'data')
+    differs = [k for k in _differing(read_config(folder), config) if k not in varied]
     grid = found | dict(folder=folder.resolve().name, differs=differs)
     return dict(lam=found['lam'], T=found['T'], grid=grid)
 
@@ -185,7 +207,7 @@ class Settings:
     lam:float|str = option(.5, "Weight λ of the soft labels, in [0, 1], or 'valid': "
                                'λ and T as a finished grid chose them.')
     T:float|str = option(1., "Temperature T of the soft labels, or 'valid': by likelihood on validation images.")
-    matched:str|None = option(None, "Soft labels that the controls are made from: 'in-sample', 'out-of-bag' "
+    controls_from:str|None = option(None, "Soft labels that the controls are made from: 'in-sample', 'out-of-bag' "
                                     "(by image) or 'out-of-fold'; by default out-of-fold, "
                                     "with the preset 'paper' in-sample.", MATCHED)
     size:int = option(224, 'Side of the square image, in pixels.')
@@ -203,11 +225,12 @@ class Settings:
         for name in ('teacher_args', 'data'): self._set(**{name: _dict(name, getattr(self, name))})
         self._set(training=_of_kind('training', self.training, Training))
         self._set(convention=_of_kind('convention', self.convention, Convention))
-        self._set(matched=self.matched or of_preset('matched', self.preset, 'out-of-fold'), grid=self.grid or None)
+        own = of_preset('controls_from', self.preset, 'out-of-fold')
+        self._set(controls_from=self.controls_from or own, grid=self.grid or None)
         quick = _check_teacher(self)
         self._set(teacher_per_seed=bool(quick if self.teacher_per_seed is None else self.teacher_per_seed))
         _check_lam_and_T(self)
-        check_choice('matched', self.matched, MATCHED)
+        check_choice('controls_from', self.controls_from, MATCHED)
         check_count('size', self.size)
         self._find_files()
         if self.lam == 'valid': self._set(**_chosen(self.to_dict(), self.grid))
@@ -231,8 +254,8 @@ class Settings:
         return shown('Settings', said)
 
 # %% ../nbs/38_settings.ipynb #c05f7533
-NAMES = ('teacher', 'teacher_args', 'preset', 'teacher_per_seed', 'lam', 'T', 'matched', 'size', 'epochs', 'lr', 'wd',
-         'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision', 'convention', 'start',
+NAMES = ('teacher', 'teacher_args', 'preset', 'teacher_per_seed', 'lam', 'T', 'controls_from', 'size', 'epochs', 'lr',
+         'wd', 'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision', 'convention', 'start',
          'start_sha256', 'data', 'grid') # as in `config.json` of all versions
 _TRAINING = tuple(f.name for f in fields(Training))
 
@@ -249,6 +272,7 @@ def from_dict(cls:Settings,
     config:dict # From `to_dict`, or any of the settings by name; for `convention` a dictionary of its fields
 ) -> Settings:
     "Settings by name; raises a `ValueError` that says which name may have been meant"
+    config = {OLD_NAMES.get(k, k): v for k, v in config.items()}
     _check_names(config, NAMES)
     training = {k: v for k, v in config.items() if k in _TRAINING}
     others = {k: v for k, v in config.items() if k not in _TRAINING}
@@ -272,7 +296,7 @@ def _number_in(value): # YAML 1.1 takes 1e-3 for a word
     try: return float(value)
     except ValueError: return value
 
-def _settings_in(path):
+def settings_in(path):
     "The dictionary in a JSON or YAML file"
     text = path.read_text(encoding='utf-8')
     if path.suffix.lower() not in ('.yaml', '.yml'): return json.loads(text)
@@ -296,7 +320,7 @@ def from_file(cls:Settings,
     "Settings from a file, such as the `config.json` of a run; raises a `ValueError` that names file and setting"
     path = Path(path)
     try:
-        config = _settings_in(path)
+        config = settings_in(path)
         if not isinstance(config, dict):
             raise ValueError(f'it holds a {type(config).__name__}, and not settings by name')
         numbers = {k: _number_in(v) for k, v in config.items() if k in FLOATS and isinstance(v, str)}

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from .arms import arm_title, is_control, needs_teacher, read_arm
 from .sanity_checks import agreement, shown_patches
 from .cohort import Cohort
-from .results import Experiment, read_table
+from .results import Experiment, read_stored
 from .settings import read_json, write_text
 from .images import Pixels
 from .statistics import Comparison
@@ -363,7 +363,7 @@ def _all_agreement(run): # Of all arms, with whose image it is
     for arm in run.arms:
         maps = [run.maps(arm, seed) for seed in range(run.seeds)]
         tables.append(map_agreement(maps).assign(arm=arm))
-    owners = read_table(run.folder/'labels.parquet')[['image_id', 'patient_id']]
+    owners = read_stored(run.folder/'labels.parquet')[['image_id', 'patient_id']]
     return pd.concat(tables, ignore_index=True).merge(owners, on='image_id')
 
 def failure_signs(

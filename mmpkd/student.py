@@ -35,10 +35,11 @@ from torch import nn
 
 from .cohort import Cohort
 from .images import Pixels
-from .losses import DistillationLoss, SoftLabels
+from .callbacks import SoftLabels
+from .losses import DistillationLoss
 from .networks import _one_line, create_student, plain_blocks
 from .teachers import macro_auroc
-from .training import AUGMENTATIONS, PRECISIONS, VIT_TINY, Training, check_choice
+from .training import AUGMENTATIONS, PRECISIONS, Training, check_choice
 
 # %% ../nbs/20_student.ipynb #7b3c248b
 def augmentation(

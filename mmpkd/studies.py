@@ -14,7 +14,6 @@ import json
 import sys
 from itertools import product
 from os import PathLike
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,8 +25,8 @@ from scipy.optimize import isotonic_regression
 from .arms import arm_title, read_arm
 from .cohort import Cohort, SPLITS
 from .tables import repair_table
-from .settings import CHOICE, default_arms, starting_from, write_text
-from .results import Experiment, read_table, write_table
+from .settings import CHOICE, default_arms, is_finished, starting_from, write_text
+from .results import Experiment, read_stored, write_table
 from .experiment import jobs_for, one_thread, run_experiment, usable
 from .images import cache_pixels
 from .convention import CONVENTIONS
@@ -53,7 +52,7 @@ def need_regions(
 ):
     "Raise a `ValueError` if attention was not compared with regions of interest"
     if not run.localizes:
-        cohort = run.asked['cohort']
+        cohort = run.about['cohort']
         raise ValueError(f"{what} needs regions of interest, and no test image of {cohort!r} has one")
 
 def _names(metrics): return [metrics] if isinstance(metrics, str) else list(metrics)
@@ -318,12 +317,12 @@ def shared_patients(
     cohort:Cohort # Cohort B
 ) -> pd.DataFrame: # Rows of `cohort.items`
     "Validation and test images of B whose patients were in an earlier split of A, or of the run that A started from"
-    labels, start = read_table(source.folder/'labels.parquet'), source.config.get('start')
+    labels, start = read_stored(source.folder/'labels.parquet'), source.config.get('start')
     rank = {split: k for k, split in enumerate(SPLITS)}
     there = labels.split.map(rank).groupby(labels.patient_id.astype(str)).min()
     here = cohort.items.split.map(rank)
     later = here > cohort.items.patient_id.astype(str).map(there)
-    if start and (Path(start)/'asked.json').is_file():
+    if start and is_finished(start):
         before = shared_patients(Experiment(start), cohort)
         later |= cohort.items.image_id.isin(before.image_id)
     return cohort.items[later]
@@ -336,7 +335,7 @@ def _refuse(source, cohort, met):
     counts = f'{test.patient_id.nunique()} of {ids.nunique()} test patients'
     both, first = met.patient_id.nunique(), met.patient_id.iloc[0]
     raise ValueError(f'{counts} ({both} with those of validation) were in an earlier split '
-                     f"of {source.asked['cohort']!r} in {source.folder}, the first is {first!r}; known='drop' "
+                     f"of {source.about['cohort']!r} in {source.folder}, the first is {first!r}; known='drop' "
                      "(--known drop) leaves their images out here, known='keep' (--known keep) says that the same ids "
                      'are other people')
 
@@ -449,7 +448,7 @@ def show_seed_agreement(
 # %% ../nbs/41_studies.ipynb #4bcd53e6
 def _scored(path, conventions, score):
     "Scores under each convention, kept in one file; only those missing are computed"
-    kept = read_table(path) if path.is_file() else pd.DataFrame(dict(key=pd.Series(dtype=str)))
+    kept = read_stored(path) if path.is_file() else pd.DataFrame(dict(key=pd.Series(dtype=str)))
     todo = [c for c in conventions if c.key not in set(kept.key)]
     if todo:
         new = [t.assign(key=c.key, pooled_auroc=t.attrs['pooled_auroc']) for c, t in score(todo).items()]
@@ -469,7 +468,7 @@ def _score_students(run, cohort, pixels, conventions, n_jobs):
         localizer = student_localizer(Student.load(folder), pixels, cohort)
         path = run.folder/'conventions'/f'{folder.parent.name}_{folder.name}.parquet'
         return _score_map(localizer, cohort, conventions, path).assign(arm=arm, seed=seed)
-    units = run.units()
+    units = run.runs()
     work = len(units)*len(conventions)*len(cohort.split('test'))
     jobs = jobs_for(n_jobs, len(units), work)
     done = Parallel(jobs, return_as='generator')(delayed(unit)(*u) for u in units)

@@ -757,7 +757,7 @@ def image_logits(
     return pool_to_images(teacher.logits(privileged_cases(cohort)), cohort)
 
 # %% ../nbs/10_teachers.ipynb #172e94a0
-def _answers(t, cohort, folds=0, seed=0): # How the teacher predicts -> images, and the logits of their `privileged_cases`
+def _answers(t, cohort, folds=0, seed=0): # How the teacher predicts -> images, and logits of their `privileged_cases`
     train = cohort.split('train')
     answers = {'in-sample': (train, t.logits(privileged_cases(train)))}
     if hasattr(t, 'oob_logits'): answers['out-of-bag'] = train, t.oob_logits(privileged_cases(train))

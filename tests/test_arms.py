@@ -7,10 +7,9 @@ from scipy.special import logit
 from mmpkd.arms import (ARMS, CONTROL_ARMS, EPS, WITHOUT_TEACHER, Arm, arm_labels, arm_title, arms_for, has_soft_labels,
                         is_control, needs_teacher, read_arm)
 from mmpkd.results import Experiment
-from mmpkd.settings import make_config
+from mmpkd.settings import MATCHED, Settings, make_config
 from mmpkd.experiment import run_experiment
 from mmpkd.images import Pixels
-from mmpkd.settings import MATCHED, Settings
 from mmpkd.soft_labels import CONTROLS, HOW, label_distance, soften
 from mmpkd.student import Student, train_student
 from mmpkd.teachers import TEACHERS, ForestTeacher
@@ -153,11 +152,11 @@ def run(phantom, tmp_path_factory):
     "All nine arms and one with settings of its own, one seed; read only"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TEACHERS, 'forest', FewTrees)
-        config = make_config(teacher='forest', **TINY, T=2., matched='out-of-bag')
+        config = make_config(teacher='forest', **TINY, T=2., controls_from='out-of-bag')
         arms = (*arms_for('forest'), 'out-of-fold lam=0.9 T=5', 'self-distillation T=4')
         return run_experiment(phantom, tmp_path_factory.mktemp('arms')/'run', config, arms, seeds=1, progress=False)
 
-def weights(run, arm, seed=0): return load_file(run.unit(arm, seed)/'student.safetensors')
+def weights(run, arm, seed=0): return load_file(run.run_folder(arm, seed)/'student.safetensors')
 
 def same(a, b): return all(np.array_equal(a[k], b[k]) for k in a)
 
@@ -188,7 +187,7 @@ def test_soft_labels_on_disk(run):
     for arm, how, T in (('in-sample', 'in-sample', 2.), ('out-of-bag', 'out-of-bag', 2.),
                         ('out-of-fold', 'out-of-fold', 2.), ('out-of-fold lam=0.9 T=5', 'out-of-fold', 5.)):
         assert np.array_equal(run.soft_labels(arm), soften(logits(how), T)), arm
-    s = run.soft_labels('out-of-bag')                                                               # `matched`
+    s = run.soft_labels('out-of-bag')                                                               # `controls_from`
     for kind in CONTROLS:
         pd.testing.assert_frame_equal(run.soft_labels(kind), arm_labels(kind, logits('out-of-bag'), y, 2.))
     assert label_distance(y, run.soft_labels('label-smoothing')) == pytest.approx(label_distance(y, s))
@@ -201,7 +200,7 @@ def test_self_distillation_learns_from_the_baseline_of_its_seed(tiny_run, phanto
     pixels = Pixels(next((run.folder/'pixels').glob('pixels-*')))
     def by_hand(teacher_seed, seed):
         ids = phantom.split('train').items.image_id
-        p = Student.load(run.unit('baseline', teacher_seed)).predict(pixels, ids).clip(1e-6, 1 - 1e-6)
+        p = Student.load(run.run_folder('baseline', teacher_seed)).predict(pixels, ids).clip(1e-6, 1 - 1e-6)
         soft = pd.DataFrame(soften(logit(p)), p.index, p.columns)
         student = train_student(phantom, pixels, soft, .5, Settings.from_dict(config).training, seed)
         return {k: v.numpy() for k, v in student.model.state_dict().items()}

@@ -6,13 +6,12 @@ from conftest import TINY
 from fastai.torch_core import set_seed
 from hypothesis import given, settings, strategies as st
 
-from mmpkd.convention import ARTEFACTS, METHODS
+from mmpkd.convention import ARTEFACTS, METHODS, Convention, MapSpec
 from mmpkd.attention import (AttentionMaps, Seen, attention, attention_maps, check_maps, cls_attention, gradcam,
                              gradient_relevance, head_rows, maps_by_method, outlier_tokens, patch_maps,
                              replace_outliers, rollout, token_norms)
 from mmpkd.busbra import busbra_cohort
 from mmpkd.images import Geometry, cache_pixels
-from mmpkd.convention import Convention, MapSpec
 from mmpkd.localization import saliency_of
 from mmpkd.sanity_checks import randomisation_check
 from mmpkd.student import Student, train_student

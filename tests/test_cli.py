@@ -14,11 +14,10 @@ from mmpkd.arms import ARMS
 from mmpkd.cli import (SOURCES, TRAINING, _blocks, _column_roles, app, console, main, print_columns, print_table,
                        read_convention, read_jobs, tell)
 from mmpkd.results import Experiment
-from mmpkd.settings import default_arms, make_config
+from mmpkd.settings import Settings, default_arms, make_config
 from mmpkd.convention import CONVENTIONS
 from mmpkd.reference_maps import CEILING, TRIVIAL
 from mmpkd.report import table1
-from mmpkd.settings import Settings
 from mmpkd.soft_labels import calibration, label_distance, soft_labels, training_logits
 from mmpkd.teachers import macro_auroc
 from mmpkd.training import Training
@@ -156,11 +155,12 @@ def test_a_run_says_how_good_the_labels_are_that_were_taught(ultrasound):
 def test_out_of_bag_is_no_default():
     "Its bootstrap is drawn by image, so it has to be named"
     named = {(*path, p.name): str(p.default) for path, command in commands() for p in command.params
-             if p.name in ('arms', 'arm', 'matched')}
-    assert ('run', 'busbra', 'matched') in named
+             if p.name in ('arms', 'arm', 'controls_from')}
+    assert ('run', 'busbra', 'controls_from') in named
     assert ('grid', 'busbra', 'arm') in named
     assert not any('out-of-bag' in d for d in named.values())
-    assert make_config()['matched'] == 'out-of-fold' and default_arms(make_config()) == ('baseline', 'out-of-fold')
+    assert make_config()['controls_from'] == 'out-of-fold'
+    assert default_arms(make_config()) == ('baseline', 'out-of-fold')
     for f, name in ((training_logits, 'how'), (soft_labels, 'how')):
         default = str(signature(f).parameters[name].default)
         assert 'out-of-fold' in default and 'out-of-bag' not in default, f
@@ -205,9 +205,9 @@ def test_a_convention_from_the_command_line(busbra, tmp_path):
     again = ['run', 'busbra', '--root', busbra, '--out', tmp_path/'run', *CALL[:-4], '--seeds', 1, '--bs', 8,
              '--convention', 'rule=tuned layer=-2', '--temperature', 'valid', '--one-teacher']
     assert 'Each seed has a teacher of its own there: to go on so, --teacher-per-seed' in str(invoke(*again).exception)
-    tau = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').attrs['convention']['tau']
-    row = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').iloc[0]
-    boxes = said(invoke('predict', run.unit('baseline', 0), busbra/'Images'/f'{row.image_id}.png', '--out',
+    tau = pd.read_parquet(run.run_folder('baseline', 0)/'scores.parquet').attrs['convention']['tau']
+    row = pd.read_parquet(run.run_folder('baseline', 0)/'scores.parquet').iloc[0]
+    boxes = said(invoke('predict', run.run_folder('baseline', 0), busbra/'Images'/f'{row.image_id}.png', '--out',
                         tmp_path/'a.png').output)[1]
     assert 0 < tau <= 1 and len(boxes) == row.n_boxes                       # drawn with the threshold that was chosen
 
@@ -343,7 +343,7 @@ def test_the_paper_is_a_preset(gridded):
     "Its soft labels are in-sample"
     run = Experiment(gridded[0]/'mmpkd-grid-busbra')
     assert run.arms == ['baseline', 'in-sample lam=0.3 T=2', 'in-sample lam=0.7 T=2']
-    assert run.config['matched'] == 'in-sample'
+    assert run.config['controls_from'] == 'in-sample'
     assert run.config['preset'] == 'paper'
     assert run.config['teacher'] == 'forest' and f'--lam valid --grid {run.folder}' in gridded[1]
 
@@ -363,11 +363,11 @@ def test_a_run_takes_what_a_grid_chose(gridded, busbra, tmp_path, monkeypatch):
     assert "preset='paper' sets what the paper states, except for: seeds, weights. Not stated in the paper, " in said
     assert ', and chosen here: size 32, epochs 1' in said
     given = invoke(*call[:-4], '--lam', .5, '--preset', 'paper', '--seeds', 1, '--arms', 'baseline,out-of-fold',
-                   '--matched', 'out-of-fold', '--out', tmp_path/'given')
+                   '--controls-from', 'out-of-fold', '--out', tmp_path/'given')
     assert given.exit_code == 0, given.output
     run = Experiment(tmp_path/'given')
     assert run.arms == ['baseline', 'out-of-fold']
-    assert run.config['matched'] == 'out-of-fold'
+    assert run.config['controls_from'] == 'out-of-fold'
     assert 'except for: arms, seeds, weights' in ' '.join(given.output.split())
 
 def test_a_grid_that_is_not_there(capsys, monkeypatch, gridded, busbra, tmp_path):
@@ -411,7 +411,7 @@ def test_a_run_is_scored_on_other_regions(capsys, monkeypatch, ultrasound, busbr
     assert 'leaves the image' in fails(capsys, monkeypatch, 'score', out, '--rois', tmp_path/'far.csv')
     t.assign(image_id='nobody').to_csv(tmp_path/'who.csv', index=False)
     assert 'nobody' in fails(capsys, monkeypatch, 'score', out, '--rois', tmp_path/'who.csv')
-    t.assign(label=[run.asked['labels'][0]]*7 + ['cyst']).to_csv(tmp_path/'what.csv', index=False)
+    t.assign(label=[run.about['labels'][0]]*7 + ['cyst']).to_csv(tmp_path/'what.csv', index=False)
     assert "does not know, such as 'cyst'" in fails(capsys, monkeypatch, 'score', out, '--rois', tmp_path/'what.csv')
     assert 'no table of regions at' in fails(capsys, monkeypatch, 'score', out, '--rois', tmp_path/'none.csv')
     assert not list(out.glob('scores-far*')) and not list(out.glob('*.part'))
@@ -486,7 +486,8 @@ def busbra_call(busbra, tmp_path, **options):
     (dict(arms='baseline,out-of-hand'), "no arm 'out-of-hand'"), (dict(arms='baseline'), 'at least one other'),
     (dict(arms='baseline,out-of-bag lam=much'), "lam must be a number, not 'much'"),
     (dict(temperature='hot'), "--temperature must be a number or 'valid', not 'hot'"),
-    (dict(matched='shuffled'), "matched must be 'in-sample', 'out-of-bag' or 'out-of-fold', not 'shuffled'"),
+    (dict(controls_from='shuffled'),
+     "controls_from must be 'in-sample', 'out-of-bag' or 'out-of-fold', not 'shuffled'"),
     (dict(convention='cut=otsu'), "--convention knows no 'cut'; its fields are method, layer, heads"),
     (dict(convention='otsu'), "knows no 'otsu'"), (dict(convention='rule=median'), 'rule must be one of'),
     (dict(convention='layer=last'), 'layer must be'),
@@ -496,7 +497,7 @@ def busbra_call(busbra, tmp_path, **options):
     (dict(convention='min_area=small'), "min_area must be a number, not 'small'"),
     (dict(convention='tau=2'), 'tau must be'), (dict(convention='layer=12'), 'layer'),
     (dict(convention='heads=3'), 'heads'), (dict(arms='baseline,from baseline'), 'needs `start`'),
-    (dict(teacher='boosting', arms='all', matched='out-of-bag'), "'boosting' has no out-of-bag predictions"),
+    (dict(teacher='boosting', arms='all', controls_from='out-of-bag'), "'boosting' has no out-of-bag predictions"),
     (dict(size=0), 'size must be'), (dict(epochs=-1), 'epochs must be'), (dict(bs=0), 'bs must be'),
     (dict(lr=0), 'lr must be'), (dict(tau=2), 'tau must be'), (dict(precision='fp8'), "not 'fp8'"),
     ({'test-fold': 4}, 'two different folds'), ({'test-fold': 9}, 'two different folds')], ids=str)
@@ -602,10 +603,10 @@ def test_mimic_from_beginning_to_end(radiographs):
     out, said = radiographs
     run = Experiment(out)
     assert run.config['data']['source'] == 'mimic' and run.config['teacher'] == 'bow' and len(run.labels('test')) > 5
-    n = len(run.asked['unreadable'])
+    n = len(run.about['unreadable'])
     assert n > 0 and f'{n} images could not be decoded and were left out' in said
     page = (out/'report.html').read_text()
-    assert f'{n} images could not be decoded' in page and all(kind in page for kind in run.asked['repairs'])
+    assert f'{n} images could not be decoded' in page and all(kind in page for kind in run.about['repairs'])
     assert 'Other conventions' in page and 'Agreement between seeds' not in page        # of one seed
 
 def test_what_cannot_be_decoded_is_an_error(capsys, monkeypatch, mimic, radiographs, tmp_path):
@@ -641,8 +642,8 @@ def test_cbis_from_beginning_to_end(cbis, tmp_path):
                     '--skip-unreadable')
     assert result.exit_code == 0, result.output
     run = Experiment(tmp_path/'run')
-    assert run.config['teacher'] == 'forest' and run.asked['task'] == 'multiclass' and len(run.asked['labels']) == 3
-    assert run.asked['repairs'] and (tmp_path/'masks').is_dir()
+    assert run.config['teacher'] == 'forest' and run.about['task'] == 'multiclass' and len(run.about['labels']) == 3
+    assert run.about['repairs'] and (tmp_path/'masks').is_dir()
 
 def test_audit_and_teacher_of_cbis(cbis):
     result = invoke('audit', 'cbis', '--root', cbis, '--task', 'calc')
@@ -742,9 +743,10 @@ def test_predict_repeats_the_run(kind, request, tmp_path):
         made = request.getfixturevalue('demo')[0]
         folder, images, suffix = made/'run', made/'phantom/images', '.dcm'
     run = Experiment(folder)
-    p, scores = (pd.read_parquet(run.unit(arm, 1)/f'{f}.parquet') for f in ('predictions', 'scores'))
+    p, scores = (pd.read_parquet(run.run_folder(arm, 1)/f'{f}.parquet') for f in ('predictions', 'scores'))
     for row in scores.head(3).itertuples():
-        result = invoke('predict', run.unit(arm, 1), images/(row.image_id + suffix), '--out', tmp_path/'drawn.png')
+        image = images/(row.image_id + suffix)
+        result = invoke('predict', run.run_folder(arm, 1), image, '--out', tmp_path/'drawn.png')
         values, boxes = said(result.output)
         assert result.exit_code == 0, result.output
         assert {k: float(v) for k, v in values.items()} == pytest.approx(p.loc[row.image_id].to_dict(), abs=6e-4)

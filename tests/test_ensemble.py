@@ -33,7 +33,7 @@ def copy(tiny_run, tmp_path):
 def keep(run, arm, seed, values):
     "Other maps for a unit"
     old = run.maps(arm, seed)
-    AttentionMaps(values, old.image_ids, old.geometries).save(run.unit(arm, seed)/'attention.npz')
+    AttentionMaps(values, old.image_ids, old.geometries).save(run.run_folder(arm, seed)/'attention.npz')
 
 def looks_at(cohort, maps):
     "(N, g, g): 1 on the patches that the regions of an image touch, else .1"
@@ -118,7 +118,8 @@ def test_two_known_maps_give_known_scores(copy, phantom):
 
 def test_equal_students_are_their_ensemble(copy, phantom):
     keep(copy, 'baseline', 1, copy.maps('baseline', 0).maps)
-    shutil.copy(copy.unit('baseline', 0)/'predictions.parquet', copy.unit('baseline', 1)/'predictions.parquet')
+    first, second = (copy.run_folder('baseline', s)/'predictions.parquet' for s in (0, 1))
+    shutil.copy(first, second)
     student = copy.scores().query("arm == 'baseline' and seed == 0")
     scores = ensemble_scores(copy, phantom, 'raw').query("arm == 'baseline'")
     for c in ('pixel_auroc', 'iou', 'fpr', 'n_boxes'): np.testing.assert_array_equal(scores[c], student[c], err_msg=c)
@@ -127,7 +128,7 @@ def test_equal_students_are_their_ensemble(copy, phantom):
 
 def test_the_mean_prediction(copy, phantom):
     "Two students, each blind in one half of the images, are right together"
-    y, files = copy.labels('test'), [copy.unit('baseline', s)/'predictions.parquet' for s in (0, 1)]
+    y, files = copy.labels('test'), [copy.run_folder('baseline', s)/'predictions.parquet' for s in (0, 1)]
     half = np.arange(len(y)) % 2
     for k, f in enumerate(files):
         p = pd.read_parquet(f).astype(float)
@@ -162,7 +163,7 @@ def test_under_conventions_that_need_more_than_was_kept(phantom, tiny, tmp_path,
     "The cut is that of the ensemble's own validation maps, label by label"
     run = run_experiment(phantom, tmp_path/'run', make_config(**tiny, convention=fields), seeds=2, progress=False)
     pixels, convention = cache_pixels(phantom, 32, tmp_path/'run/pixels'), Convention(**fields)
-    students = [Student.load(run.unit('baseline', s)) for s in (0, 1)]
+    students = [Student.load(run.run_folder('baseline', s)) for s in (0, 1)]
     def together(split, label):
         ids = phantom.split(split).items.image_id
         return mean_maps([attention_maps(s, pixels, ids, **convention.maps_args(), target=label) for s in students])
@@ -253,7 +254,7 @@ def test_a_single_patient_has_no_interval(copy):
 def four(copy):
     "The same run as if it had four seeds"
     for arm in copy.arms:
-        for seed in (2, 3): shutil.copytree(copy.unit(arm, 0), copy.unit(arm, seed))
+        for seed in (2, 3): shutil.copytree(copy.run_folder(arm, 0), copy.run_folder(arm, seed))
     copy.seeds = 4
     return copy
 
@@ -290,7 +291,7 @@ def test_halves_need_four_seeds(copy):
         half_agreement(copy)
 
 def test_a_missing_unit_is_named(copy, phantom):
-    shutil.rmtree(copy.unit('out-of-fold', 1))
+    shutil.rmtree(copy.run_folder('out-of-fold', 1))
     with pytest.raises(FileNotFoundError, match='out-of-fold/seed-1/attention.npz is missing; the same command again'):
         ensemble_scores(copy, phantom)
     with pytest.raises(FileNotFoundError, match='out-of-fold/seed-1/predictions.parquet is missing'):

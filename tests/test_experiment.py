@@ -13,14 +13,13 @@ from mmpkd import experiment, results
 from mmpkd.arms import Arm, arm_labels
 from mmpkd.attention import AttentionMaps
 from mmpkd.cohort import Cohort
-from mmpkd.settings import OPEN, PAPER, default_arms, make_config, read_json
+from mmpkd.settings import OPEN, PAPER, Settings, default_arms, make_config, read_json
 from mmpkd.experiment import SHORT, environment, jobs_for, make_soft_labels, one_thread, run_experiment, usable
 from mmpkd.results import Experiment
 from mmpkd.images import Pixels, cache_pixels
 from mmpkd.convention import Convention
 from mmpkd.phantoms.chest import METADATA
 from mmpkd.report import teacher_note
-from mmpkd.settings import Settings
 from mmpkd.soft_labels import calibration, label_distance, soften, training_logits
 from mmpkd.statistics import compare_arms
 from mmpkd.student import Student, train_student
@@ -84,12 +83,13 @@ def test_what_a_killed_unit_left_is_thrown_away(copy, phantom, tiny, tiny_run):
     (part/'unit.json').unlink()
     run = go_on(phantom, copy, tiny)
     assert not part.exists()
-    assert sorted(p.name for p in unit.iterdir()) == sorted(p.name for p in tiny_run.unit('baseline', 1).iterdir())
+    there = tiny_run.run_folder('baseline', 1)
+    assert sorted(p.name for p in unit.iterdir()) == sorted(p.name for p in there.iterdir())
     equal(tables(run), tables(tiny_run))
 
 @pytest.mark.parametrize('gone', [
-    'asked.json', 'trivial.parquet', 'teachers/seed-1/teacher.json', 'teachers/seed-0/soft_labels/out-of-fold.parquet',
-    'labels.parquet', 'environment.json', 'pixels'])
+    'experiment.json', 'trivial.parquet', 'teachers/seed-1/teacher.json',
+    'teachers/seed-0/soft_labels/out-of-fold.parquet', 'labels.parquet', 'environment.json', 'pixels'])
 def test_any_part_is_made_again(copy, phantom, tiny, tiny_run, gone):
     before = times(copy/'units')
     shutil.rmtree(copy/gone) if (copy/gone).is_dir() else (copy/gone).unlink()
@@ -109,7 +109,7 @@ def test_seeds_can_be_added(copy, phantom, tiny, tiny_run):
     after = times(copy/'units')
     assert {k: after[k] for k in before} == before and len(after) == len(before)*3//2
     equal(run.per_seed().query('seed < 2').reset_index(drop=True), tiny_run.per_seed())
-    assert run.unit('baseline', 2).is_dir() and len(run.per_seed()) == 6
+    assert run.run_folder('baseline', 2).is_dir() and len(run.per_seed()) == 6
 
 def test_arms_can_be_added(copy, phantom, tiny, tiny_run):
     before = times(copy/'units')
@@ -139,7 +139,7 @@ def test_controls_can_be_added(copy, phantom, tiny, tiny_run):
 def test_an_arm_named_twice_is_one_arm(copy, phantom, tiny):
     assert go_on(phantom, copy, tiny, arms=('baseline', 'out-of-fold', 'baseline')).arms == ['baseline', 'out-of-fold']
 
-def weights(run, arm): return (run.unit(arm, 0)/'student.safetensors').read_bytes()
+def weights(run, arm): return (run.run_folder(arm, 0)/'student.safetensors').read_bytes()
 
 def test_several_at_a_time_are_the_same_to_the_bit(phantom, tiny, tmp_path, tiny_run):
     run = go_on(phantom, tmp_path/'run', tiny, n_jobs=2, seeds=1)
@@ -185,7 +185,7 @@ def test_it_is_said_how_far_it_is(monkeypatch, capsys, several):
 @pytest.mark.parametrize('bad', [
     dict(lam=-.1), dict(lam=1.5), dict(lam=np.nan), dict(lam='much'), dict(T=0.), dict(T=-1.), dict(T=np.nan),
     dict(T=np.inf), dict(lr=np.inf), dict(size=0), dict(epochs=1.5), dict(bs=0), dict(lr=0.), dict(precision='fp8'),
-    dict(augment='mixup'), dict(teacher='oracle'), dict(matched='shuffled'), dict(convention=dict(tau=2.)),
+    dict(augment='mixup'), dict(teacher='oracle'), dict(controls_from='shuffled'), dict(convention=dict(tau=2.)),
     dict(convention=dict(layer=.5)), dict(convention=dict(method='saliency')), dict(convention=dict(rules='max')),
     dict(teacher_args='bert'), dict(epoch=3)], ids=str)
 def test_settings_that_make_no_sense(bad):
@@ -194,17 +194,17 @@ def test_settings_that_make_no_sense(bad):
 
 def test_the_preset_of_the_paper_fills_in_what_is_not_named():
     paper = make_config(teacher='forest', preset='paper')
-    assert paper['matched'] == 'in-sample'
+    assert paper['controls_from'] == 'in-sample'
     assert default_arms(paper) == ('baseline', 'in-sample')
     assert (paper['arch'], paper['weights']) == (PAPER['arch'][0], 'imagenet')
-    named = make_config(teacher='forest', preset='paper', matched='out-of-fold')
-    assert named['matched'] == make_config()['matched'] == 'out-of-fold'
+    named = make_config(teacher='forest', preset='paper', controls_from='out-of-fold')
+    assert named['controls_from'] == make_config()['controls_from'] == 'out-of-fold'
     assert default_arms(make_config()) == ('baseline', 'out-of-fold') and PAPER['seeds'][0] == 5
     named = {*PAPER, *OPEN} - {'arms', 'seeds'}
     assert named <= set(paper) and not set(PAPER) & set(OPEN)
     plain = make_config(teacher='forest')
     # the rest is the paper's already, or open
-    assert {k for k in paper if paper[k] != plain[k]} == {'preset', 'matched'}
+    assert {k for k in paper if paper[k] != plain[k]} == {'preset', 'controls_from'}
 
 def test_a_run_of_the_preset_is_in_sample(phantom, tiny, tmp_path):
     run = run_experiment(phantom, tmp_path/'run', make_config(**tiny | dict(teacher='forest', preset='paper')),
@@ -232,7 +232,8 @@ def test_weights_that_are_not_there(tmp_path):
     (dict(arms=('baseline',)), 'at least one other'),
     (dict(arms=()), 'at least one other'),
     (dict(arms=('baseline', 'out-of-bag')), "'bow' has no out-of-bag predictions; take 'out-of-fold'"),
-    (dict(arms=('baseline', 'shuffled'), config=dict(matched='out-of-bag')), "'bow' has no out-of-bag predictions"),
+    (dict(arms=('baseline', 'shuffled'), config=dict(controls_from='out-of-bag')),
+     "'bow' has no out-of-bag predictions"),
     (dict(arms=('baseline', 'out-of-fold lam=2')), 'lam must be in .* not 2'),
     (dict(arms=('baseline', 'out-of-fold lam=much')),
      "lam must be a number, not 'much', in the arm 'out-of-fold lam=much'"),
@@ -330,7 +331,7 @@ def test_one_may_follow_the_advice(phantom, tiny, tmp_path, monkeypatch):
 # Folders that hold something else
 
 @pytest.mark.parametrize('change', [
-    dict(lam=.4), dict(T=2.), dict(lr=2e-3), dict(bs=8), dict(augment='none'), dict(matched='in-sample'),
+    dict(lam=.4), dict(T=2.), dict(lr=2e-3), dict(bs=8), dict(augment='none'), dict(controls_from='in-sample'),
     dict(convention=dict(layer=0)), dict(convention=dict(tau=.7)), dict(teacher='forest')], ids=str)
 def test_other_settings_are_refused(copy, phantom, tiny, change):
     name, before = next(iter(change)), times(copy)
@@ -405,7 +406,7 @@ def test_the_folder_is_enough_to_do_it_again(tiny_run, phantom, tiny):
     assert {'torch', 'timm', 'fastai', 'scikit-learn'} <= set(env['packages'])
     [cache] = [p for p in (tiny_run.folder/'pixels').iterdir() if p.is_dir()]
     assert env['data'] == dict(cohort='phantom', images=60, tables=phantom.fingerprint(), pixels=Pixels(cache).digest())
-    asked = [tiny_run.asked[k] for k in ('arms', 'seeds', 'labels')]
+    asked = [tiny_run.about[k] for k in ('arms', 'seeds', 'labels')]
     assert asked == [['baseline', 'out-of-fold'], 2, phantom.labels]
 
 def test_another_version_is_noted_once(copy, phantom, tiny, monkeypatch):
@@ -422,7 +423,7 @@ def test_units_hold_what_they_say(tiny_run, phantom):
     valid, test = (phantom.split(s).items.image_id.tolist() for s in ('valid', 'test'))
     pixels = Pixels(next((tiny_run.folder/'pixels').glob('pixels-*')))
     for arm in tiny_run.arms:
-        unit = tiny_run.unit(arm, 1)
+        unit = tiny_run.run_folder(arm, 1)
         p, scores = pd.read_parquet(unit/'predictions.parquet'), pd.read_parquet(unit/'scores.parquet')
         maps = AttentionMaps.load(unit/'attention.npz')
         # nothing of the training images
@@ -461,7 +462,7 @@ def test_a_teacher_for_each_seed(each, phantom):
     "Its folds and its controls are drawn anew; the students of a seed learn from the labels of that seed"
     assert not (each.folder/'teacher').exists()
     assert each.teacher_seeds == [0, 1]
-    assert each.taught_arms == ['in-sample', 'out-of-fold', 'shuffled']
+    assert each.arms_with_soft_labels == ['in-sample', 'out-of-fold', 'shuffled']
     for arm in ('out-of-fold', 'shuffled'): assert not each.soft_labels(arm, 0).equals(each.soft_labels(arm, 1))
     equal(each.soft_labels('in-sample', 0), each.soft_labels('in-sample', 1))  # where nothing is drawn, nothing differs
     for seed in range(2):
@@ -518,8 +519,9 @@ def test_a_folder_of_an_older_version_does_not_say_of_what_its_teacher_was_measu
 
 def test_labels_taught_are_measured(each):
     "Per arm, mean over the teachers; the AUROC of each way of asking is that of its labels"
-    t, y = each.taught(), each.labels('train')
-    assert t.index.tolist() == each.taught_arms and list(t) == ['AUROC', 'mean |s - y|', 'log loss', 'Brier', 'ECE']
+    t, y = each.soft_label_quality(), each.labels('train')
+    assert t.index.tolist() == each.arms_with_soft_labels
+    assert list(t) == ['AUROC', 'mean |s - y|', 'log loss', 'Brier', 'ECE']
     by_seed = [macro_auroc(y, each.soft_labels('out-of-fold', s)) for s in range(2)]
     assert t.AUROC['out-of-fold'] == each.teacher['auroc']['out-of-fold'] == np.mean(by_seed)
     errors = [calibration(y, each.soft_labels('shuffled', s))['log loss'].mean() for s in range(2)]
@@ -528,7 +530,7 @@ def test_labels_taught_are_measured(each):
 def test_students_learn_from_the_teacher_of_their_seed(each, phantom):
     "A student trained by hand on the soft labels of its seed has the same weights, on those of another seed it has not"
     pixels, how = Pixels(next((each.folder/'pixels').glob('pixels-*'))), Settings.from_dict(each.config).training
-    kept = Student.load(each.unit('shuffled', 1)).model.state_dict()
+    kept = Student.load(each.run_folder('shuffled', 1)).model.state_dict()
     for seed in range(2):
         soft = each.soft_labels('shuffled', seed)
         by_hand = train_student(phantom, pixels, soft, .5, how, seed=1).model.state_dict()
@@ -625,7 +627,7 @@ def without_text(folder, *but):
 @pytest.mark.parametrize('arm', LATER)
 def test_a_new_arm_asks_the_teacher_that_taught_the_others(phantom, tiny, tmp_path, monkeypatch, arm):
     "It is not fitted again, even where a new fit would be another, and each file of the others stays the same"
-    few = dict(teacher='forest', teacher_args=dict(n_estimators=20), matched='out-of-bag')
+    few = dict(teacher='forest', teacher_args=dict(n_estimators=20), controls_from='out-of-bag')
     config, arms = make_config(**tiny | few), ('baseline', 'in-sample T=3')
     make_soft_labels(phantom, arms, config, tmp_path/'taught')
     whole = make_soft_labels(phantom, (*arms, arm), config, tmp_path/'whole')
@@ -639,7 +641,7 @@ def test_a_new_arm_asks_the_teacher_that_taught_the_others(phantom, tiny, tmp_pa
 
 def test_an_arm_added_to_a_run_changes_no_file_of_the_others(copy, phantom, tiny, monkeypatch):
     "A fresh fit of the teacher would be another one here, as that of a BERT on another machine is"
-    before = without_text(copy, 'asked.json', 'environment.json', 'audit.json')
+    before = without_text(copy, 'experiment.json', 'environment.json', 'audit.json')
     broken = {f for f in before if 'pixels' in f.parts}
     monkeypatch.setattr(experiment, 'save_teacher', lambda *args: pytest.fail('the teacher was stored again'))
     z = image_logits(load_teacher(copy/'teachers/seed-0/teacher'), phantom.split('train'))
@@ -743,7 +745,7 @@ def test_without_anything_privileged(phantom, tiny, tmp_path, blind):
                 arms=('baseline', 'label-smoothing', 'label-smoothing eps=0.5', 'self-distillation'), seeds=1)
     y = run.labels('train')
     assert run.teacher == dict(auroc={}, per='image', T_valid=None) and not list(run.folder.rglob('teacher'))
-    assert run.taught_arms == ['label-smoothing', 'label-smoothing eps=0.5']
+    assert run.arms_with_soft_labels == ['label-smoothing', 'label-smoothing eps=0.5']
     for arm, eps in (('label-smoothing', .1), ('label-smoothing eps=0.5', .5)):
         equal(run.soft_labels(arm), (y*(1 - eps) + eps/2))
     assert weights(run, 'baseline') == weights(blind, 'baseline') and len({weights(run, a) for a in run.arms}) == 4
@@ -853,14 +855,14 @@ def test_boxes_a_little_outside_are_cut(study, tiny, tmp_path):
     assert usable(wide, pixels).rois.x1[where] == rois.x1[where] - .5
     assert usable(study, pixels).fingerprint() == study.fingerprint()
     run = go_on(wide, tmp_path/'run', tiny, seeds=1)
-    assert run.asked['repairs'] == {'box clipped to its image': 1}
+    assert run.about['repairs'] == {'box clipped to its image': 1}
     assert len(convention_scores(run, wide, (Convention(tau=.7),)))
 
 
 # Folders that were damaged, and names
 
 @pytest.mark.parametrize('name', [
-    'asked.json', 'config.json', 'environment.json', 'labels.parquet', 'trivial.parquet', 'audit.json',
+    'experiment.json', 'config.json', 'environment.json', 'labels.parquet', 'trivial.parquet', 'audit.json',
     'teachers/seed-1/teacher.json', 'teachers/seed-0/soft_labels/out-of-fold.parquet',
     'units/baseline/seed-0/scores.parquet', 'units/baseline/seed-0/predictions.parquet',
     'units/baseline/seed-0/unit.json', 'units/baseline/seed-0/attention.npz'])
@@ -876,8 +878,8 @@ def test_a_damaged_file_is_named(copy, name, content):
 
 @pytest.mark.parametrize('content', ['[]', '{}', '3', '{"arms": []}'])
 def test_json_of_something_else(copy, content):
-    (copy/'asked.json').write_text(content)
-    with pytest.raises(ValueError, match='asked.json is not what'): Experiment(copy)
+    (copy/'experiment.json').write_text(content)
+    with pytest.raises(ValueError, match='experiment.json is not what'): Experiment(copy)
 
 @pytest.mark.parametrize('name', ['config.json', 'environment.json', 'teachers/seed-1/teacher.json', 'audit.json',
                                   'units/baseline/seed-0/unit.json'])
@@ -894,7 +896,15 @@ def test_a_missing_file_of_a_unit_says_how_it_comes_back(copy):
 
 def test_no_advice_to_unpickle(copy):
     (copy/'units/baseline/seed-0/attention.npz').write_bytes(b'abc')
-    with pytest.raises(ValueError, match='attention.npz is damaged: it is no archive'): Experiment(copy).maps('baseline', 0)
+    with pytest.raises(ValueError, match="attention.npz is damaged: it is no archive"):
+        Experiment(copy).maps('baseline', 0)
+
+def test_a_folder_of_an_older_version_is_read(copy):
+    now = Experiment(copy)
+    (copy/'experiment.json').rename(copy/'asked.json')
+    old = {'matched' if k == 'controls_from' else k: v for k, v in now.config.items()}
+    (copy/'config.json').write_text(json.dumps(old))
+    assert (Experiment(copy).config, Experiment(copy).about) == (now.config, now.about)
 
 def test_a_file_in_place_of_the_folder(phantom, tiny, tmp_path):
     (tmp_path/'run').write_text('mine')

@@ -101,10 +101,7 @@ def test_editors_read_the_same_names():
     assert said == mmpkd._HOME
 
 
-NOT_YET = pytest.mark.xfail(reason='SoftLabels, a fastai callback, stands in mmpkd.losses')
-
-
-@pytest.mark.parametrize('module', [pytest.param('losses', marks=NOT_YET), 'localization', 'statistics'])
+@pytest.mark.parametrize('module', ['losses', 'localization', 'statistics'])
 def test_light_modules_need_no_training_library(module):
     modules = fresh(f'import sys, mmpkd.{module}; print(*sys.modules)').split()
     assert not {'fastai', 'transformers', 'timm'} & set(modules)

@@ -9,7 +9,8 @@ from fastai.callback.progress import ProgressCallback  # noqa: F401 (patches Lea
 from hypothesis import given, strategies as st
 from torch import nn, tensor
 
-from mmpkd.losses import DistillationLoss, SoftLabels, cross_entropy, distillation_loss, stand_in
+from mmpkd.callbacks import SoftLabels
+from mmpkd.losses import DistillationLoss, cross_entropy, distillation_loss, stand_in
 
 nan = math.nan
 seeds, lams, tasks = st.integers(0, 2**31), st.floats(0, 1), st.sampled_from(['multilabel', 'multiclass'])

@@ -6,12 +6,11 @@ import pandas as pd
 import pytest
 from pydicom import dcmread
 
-from mmpkd.image_files import read_image, read_mask, to_uint8
+from mmpkd.image_files import mask_box, read_image, read_mask, to_uint8
 from mmpkd.phantoms.chest import (BY_SIDE, DRAW_FINDING, FINDINGS, METADATA, PAIRED, PRESENT, SIDES, draw_case,
                                   draw_chest, exchange, grade, label_sides, phantom_cases, phantom_cohort,
                                   phantom_table, power_noise, radiology_report, side_label, site_look, stream,
                                   without_side, write_dicom, write_phantom)
-from mmpkd.image_files import mask_box
 
 
 @pytest.fixture(scope='module')

@@ -22,7 +22,7 @@ SMALL = dict(weights='none', arch_kwargs=TINY['arch_kwargs'])
 def pixels(tiny_run): return Pixels(next((tiny_run.folder/'pixels').glob('pixels-*')))
 
 @pytest.fixture(scope='module')
-def student(tiny_run): return Student.load(tiny_run.unit('baseline', 0))
+def student(tiny_run): return Student.load(tiny_run.run_folder('baseline', 0))
 
 @pytest.fixture(scope='module')
 def localizers(phantom, pixels): return reference_localizers(phantom, pixels, **SMALL)
@@ -126,12 +126,12 @@ def test_scores_are_those_of_the_maps(student, pixels, phantom):
 def test_maps_are_made_once(student, pixels, phantom):
     "For each way of reading them, however many conventions; validation images only where something is tuned"
     asked, true = [], student_localizer(student, pixels, phantom)
-    def look(split, label, **how): asked.append((split, how['layer'])); return true.look(split, label, **how)
-    score_localizer(Localizer(look), phantom, [Convention(), Convention(layer=0), Convention(rule='otsu'),
+    def maps_of(split, label, **how): asked.append((split, how['layer'])); return true.maps_of(split, label, **how)
+    score_localizer(Localizer(maps_of), phantom, [Convention(), Convention(layer=0), Convention(rule='otsu'),
                                                Convention(layer=0, rule='mean')])
     assert sorted(asked) == [('test', -1), ('test', 0)]
     asked.clear()
-    score_localizer(Localizer(look), phantom, [Convention(rule='tuned'), Convention()])
+    score_localizer(Localizer(maps_of), phantom, [Convention(rule='tuned'), Convention()])
     assert sorted(asked) == [('test', -1), ('valid', -1)]
 
 def test_one_pass_for_all_that_need_no_gradient(student, pixels, phantom):
@@ -148,7 +148,7 @@ def test_one_pass_for_all_that_need_no_gradient(student, pixels, phantom):
 def test_tuned_on_validation_images(who, student, pixels, phantom, localizers):
     c, valid = Convention(rule='tuned'), phantom.split('valid')
     localizer = student_localizer(student, pixels, phantom) if who == 'student' else localizers[who]
-    v, t = (localizer.look(s, None, **c.maps_args()) for s in ('valid', 'test'))
+    v, t = (localizer.maps_of(s, None, **c.maps_args()) for s in ('valid', 'test'))
     tau = tune_tau(v.maps, v.image_ids, v.geometries, valid, c)
     scored = score_localizer(localizer, phantom, [c])[c]
     assert scored.attrs['convention'] == c.tuned(tau).to_dict()
@@ -158,8 +158,8 @@ def test_tuned_on_validation_images(who, student, pixels, phantom, localizers):
 def test_trivial_maps_are_made_once(kind, phantom, localizers):
     "For all conventions together, whatever maps these are for; the scores are those of each alone"
     asked, true = [], localizers[kind]
-    def look(split, label, **how): asked.append(split); return true.look(split, label, **how)
-    scored = score_localizer(Localizer(look, kind), phantom, CONVENTIONS)
+    def maps_of(split, label, **how): asked.append(split); return true.maps_of(split, label, **how)
+    scored = score_localizer(Localizer(maps_of, kind), phantom, CONVENTIONS)
     assert sorted(asked) == ['test', 'valid'] and list(scored) == list(CONVENTIONS)
     for c in CONVENTIONS[::4]:
         alone = score_localizer(true, phantom, [c])[c]
@@ -209,7 +209,7 @@ def test_all_of_them(localizers, phantom, pixels):
     assert 'imagenet' in REFERENCE_MAPS
     assert all(l.trivial == (k if k in TRIVIAL | CEILING else None) for k, l in localizers.items())
     for k, l in localizers.items():
-        m = l.look('test', None, **Convention().maps_args())
+        m = l.maps_of('test', None, **Convention().maps_args())
         assert m.image_ids == phantom.split('test').items.image_id.tolist(), k
         assert m.maps.shape == (len(m.image_ids), 4, 4) and np.isfinite(m.maps).all(), k
     whole = score_localizer(localizers['whole'], phantom, [Convention()])[Convention()]
@@ -219,7 +219,7 @@ def test_the_perfect_box_is_that_of_the_lesion(localizers, phantom):
     "Its IoU is 1; its FPR is the part outside the outline, and 0 for filled boxes; rule and tau do nothing"
     outline, filled = Convention(rule='tuned', min_area=.9), Convention(truth='box')
     scored, test = score_localizer(localizers['perfect'], phantom, [outline, filled]), phantom.split('test')
-    m = localizers['centre'].look('test', None)
+    m = localizers['centre'].maps_of('test', None)
     shapes = {k: (g.h, g.w) for k, g in zip(m.image_ids, m.geometries)}
     assert (scored[filled].fpr == 0).all() and (scored[filled].pixel_auroc == 1).all()
     for row in scored[outline].itertuples():
@@ -238,7 +238,7 @@ def test_maps_are_the_trivial_ones(localizers, phantom, pixels):
     ids = phantom.split('test').items.image_id.tolist()
     geometries = [pixels.geometry(k) for k in ids]
     for kind in TRIVIAL:
-        assert np.array_equal(localizers[kind].look('test', None).maps,
+        assert np.array_equal(localizers[kind].maps_of('test', None).maps,
                               trivial_maps(kind, geometries, 4, 0, cohort=phantom, pixels=pixels, image_ids=ids)), kind
 
 def test_without_training_regions(phantom, pixels):
@@ -256,17 +256,17 @@ def test_untrained_is_the_same_each_time(phantom, pixels, localizers):
     assert torch.equal(torch.rand(3), first)
     how = Convention().maps_args()
     other = reference_localizers(phantom, pixels, **SMALL, seed=1)
-    maps = [l['untrained'].look('test', None, **how).maps for l in (localizers, again, other)]
+    maps = [l['untrained'].maps_of('test', None, **how).maps for l in (localizers, again, other)]
     assert np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[0], maps[2])
 
 def test_a_checkpoint_stands_beside_the_untrained(phantom, pixels, tiny_run, student):
     "Where students start from weights, these alone are a localizer, too"
-    given = reference_localizers(phantom, pixels, str(tiny_run.unit('baseline', 0)/'student.safetensors'),
+    given = reference_localizers(phantom, pixels, str(tiny_run.run_folder('baseline', 0)/'student.safetensors'),
                                arch_kwargs=TINY['arch_kwargs'])
     assert list(given) == [*TRIVIAL, 'untrained', 'imagenet', *CEILING]
     how = Convention().maps_args()
-    assert np.allclose(given['imagenet'].look('test', None, **how).maps,
-                       student_localizer(student, pixels, phantom).look('test', None, **how).maps, atol=1e-6)
+    assert np.allclose(given['imagenet'].maps_of('test', None, **how).maps,
+                       student_localizer(student, pixels, phantom).maps_of('test', None, **how).maps, atol=1e-6)
 
 def test_a_run_keeps_its_chance_levels(tiny_run, phantom, localizers):
     kept, c = pd.read_parquet(tiny_run.folder/'trivial.parquet'), Convention()
@@ -282,7 +282,7 @@ def test_a_run_keeps_its_chance_levels(tiny_run, phantom, localizers):
 def test_a_run_under_another_convention(phantom, tiny, tmp_path, fields):
     "Chosen before the run, it holds for students and trivial localizers alike"
     run = run_experiment(phantom, tmp_path/'run', make_config(**tiny, convention=fields), seeds=1, progress=False)
-    used = pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').attrs['convention']
+    used = pd.read_parquet(run.run_folder('baseline', 0)/'scores.parquet').attrs['convention']
     assert {k: used[k] for k in fields} == fields and used == run.config['convention'] | dict(tau=used['tau'])
     assert (used['tau'] is not None) == (fields.get('rule') != 'otsu')
     assert set(run.trivial().arm) == {*TRIVIAL, 'untrained', *CEILING}
@@ -297,4 +297,4 @@ def test_each_label_needs_validation_regions_to_be_tuned(phantom, tiny, tmp_path
     assert not (tmp_path/'run').exists()
     some = altered(phantom, rois=phantom.rois[phantom.rois.label != lacking])
     run = run_experiment(some, tmp_path/'run', make_config(**tiny, convention=convention), seeds=1, progress=False)
-    assert set(pd.read_parquet(run.unit('baseline', 0)/'scores.parquet').label) == set(valid.rois.label)
+    assert set(pd.read_parquet(run.run_folder('baseline', 0)/'scores.parquet').label) == set(valid.rois.label)

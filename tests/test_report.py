@@ -148,7 +148,7 @@ class Invented(Experiment):
     All that is derived from them is as in any other run"""
     folder, localizes, one_teacher = Path('invented'), True, ()
     def __init__(self, shift, seeds=8, arms=('baseline', 'out-of-fold')):
-        self.shift, self.seeds, self.arms, self.asked = shift, seeds, list(arms), dict(cohort='mine')
+        self.shift, self.seeds, self.arms, self.about = shift, seeds, list(arms), dict(cohort='mine')
         self.teacher_seeds = list(range(seeds))
         self.config = dict(teacher='bow', convention=Convention().to_dict())
     audit = None
@@ -206,7 +206,7 @@ def twin(tiny_run, tmp_path):
     def made(name='other data', convention=None):
         folder = shutil.copytree(tiny_run.folder,
                                  tmp_path/(name.replace(' ', '-') + str(len(list(tmp_path.iterdir())))))
-        for file, change in (('asked', dict(cohort=name)),
+        for file, change in (('experiment', dict(cohort=name)),
                              ('config', dict(convention=tiny_run.config['convention'] | (convention or {})))):
             path = folder/f'{file}.json'
             path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -438,7 +438,7 @@ def test_the_page_holds_everything(tiny_run):
     again = json.loads(re.search('<pre>(.*)</pre>', unescaped, re.S)[1])
     assert again['config'] == tiny_run.config
     assert again['environments'] == tiny_run.environments
-    assert again['asked']['seeds'] == 2
+    assert again['about']['seeds'] == 2
 
 def test_the_page_does_not_say_where_it_was_made(tiny_run):
     run = Experiment(tiny_run.folder)
@@ -452,13 +452,13 @@ def test_only_the_last_part_of_a_path_is_shown():
     assert shown == dict(weights='vit.pth', start='run', teacher_args=dict(model='bert', n_estimators=100))
 
 def test_repairs_stand_in_a_table():
-    asked = dict(repairs={'box clipped to the image': 3}, unreadable=[dict(image_id='im7', reason='the file is empty')])
-    [_, table] = data_table(SimpleNamespace(asked=asked))
+    about = dict(repairs={'box clipped to the image': 3}, unreadable=[dict(image_id='im7', reason='the file is empty')])
+    [_, table] = data_table(SimpleNamespace(about=about))
     assert read(table).tables[0][2:] == [['box clipped to the image', '3'], ['image left out, not decoded', '1']]
 
 def test_names_cannot_become_markup(tiny_run):
     run = Experiment(tiny_run.folder)
-    run.asked = run.asked | dict(cohort='<script>alert(1)</script>')
+    run.about = run.about | dict(cohort='<script>alert(1)</script>')
     text = report_html(run, {})
     assert 'script' not in read(text).tags and '&lt;script&gt;' in text
 
@@ -573,7 +573,7 @@ def test_a_run_with_such_names(phantom, tiny, tmp_path):
 
 def test_gradient_scores_are_those_of_the_maps(tiny_run, phantom):
     pixels, again = cache_pixels(phantom, tiny_run.config['size'], tiny_run.folder/'pixels'), under_gradient(tiny_run)
-    unit = tiny_run.unit('out-of-fold', 1)
+    unit = tiny_run.run_folder('out-of-fold', 1)
     maps = attention_maps(Student.load(unit), pixels, phantom.split('test').items.image_id, method='gradient')
     by_hand = score_maps(maps.maps, maps.image_ids, maps.geometries, phantom.split('test'),
                          Convention(method='gradient'))

@@ -45,7 +45,7 @@ def test_the_run_is_left_as_it_was(copy, phantom):
 def test_scores_are_those_of_the_kept_maps(copy, phantom):
     cohort = regions_for(copy, corner(phantom))
     again = rescore_run(copy, cohort, 'corner')
-    for arm, seed, _ in copy.units():
+    for arm, seed, _ in copy.runs():
         m = copy.maps(arm, seed)
         own = score_maps(m.maps, m.image_ids, m.geometries, altered(phantom, rois=corner(phantom)), Convention())
         equal(again.scores().query('arm == @arm and seed == @seed')[[*own]].reset_index(drop=True), own)
@@ -87,10 +87,10 @@ def test_the_convention_is_that_of_the_run(phantom, tiny, tmp_path, fields):
 
 def test_several_classes(copy, phantom):
     "Labels that exclude each other"
-    t, asked = pd.read_parquet(copy.folder/'labels.parquet'), json.loads((copy.folder/'asked.json').read_text())
+    t, asked = pd.read_parquet(copy.folder/'labels.parquet'), json.loads((copy.folder/'experiment.json').read_text())
     a, b = phantom.labels[:2]
     t.assign(**{a: 1., b: 0.})[['image_id', 'patient_id', 'split', a, b]].to_parquet(copy.folder/'labels.parquet')
-    (copy.folder/'asked.json').write_text(json.dumps(asked | dict(labels=[a, b], task='multiclass')))
+    (copy.folder/'experiment.json').write_text(json.dumps(asked | dict(labels=[a, b], task='multiclass')))
     mine = phantom.rois[phantom.rois.label.isin([a, b])]
     got = regions_for(Experiment(copy.folder), mine, root=phantom.root)
     assert got.task == 'multiclass' and got.labels == [a, b]

@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 from mmpkd.convention import Convention
-from mmpkd.settings import NAMES, Settings, make_config
+from mmpkd.settings import NAMES, Settings, about_file, is_finished, make_config, read_config
 from mmpkd.training import Training, describe_fields
 
 ODD = [dict(), dict(teacher='bow', size=32, epochs=2, lr=1e-3, weights='none', arch_kwargs=dict(patch_size=8)),
        dict(preset='paper', convention=dict(rule='otsu', layer=-2)),
        dict(teacher='none', data=dict(source='cbis', folds=5)), dict(teacher_per_seed=False, T='valid', lam=0.),
-       dict(teacher_args=dict(n_estimators=7), matched='out-of-bag', bs=8)]
+       dict(teacher_args=dict(n_estimators=7), controls_from='out-of-bag', bs=8)]
 
 
 # There and back
@@ -31,10 +31,22 @@ def test_there_and_back(given, tmp_path):
     assert Settings.from_dict(json.loads(json.dumps(config))).to_dict() == config
 
 def test_the_layout_of_the_file_is_that_of_all_versions():
-    expected = ('teacher', 'teacher_args', 'preset', 'teacher_per_seed', 'lam', 'T', 'matched', 'size', 'epochs', 'lr',
-                'wd', 'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision', 'convention',
-                'start', 'start_sha256', 'data', 'grid')
+    expected = ('teacher', 'teacher_args', 'preset', 'teacher_per_seed', 'lam', 'T', 'controls_from', 'size', 'epochs',
+                'lr', 'wd', 'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision',
+                'convention', 'start', 'start_sha256', 'data', 'grid')
     assert tuple(make_config()) == expected
+
+def test_names_of_older_versions(tmp_path):
+    "What a setting or a file was called before is still understood"
+    config = make_config(teacher='forest', controls_from='in-sample')
+    old = {'matched' if k == 'controls_from' else k: v for k, v in config.items()}
+    (tmp_path/'config.json').write_text(json.dumps(old))
+    assert read_config(tmp_path) == config == Settings.from_file(tmp_path/'config.json').to_dict()
+    assert not is_finished(tmp_path) and about_file(tmp_path).name == 'experiment.json'
+    (tmp_path/'asked.json').write_text('{}')
+    assert is_finished(tmp_path) and about_file(tmp_path).name == 'asked.json'
+    (tmp_path/'experiment.json').write_text('{}')
+    assert about_file(tmp_path).name == 'experiment.json'
 
 def test_a_file_of_an_older_version(tmp_path):
     "Without `teacher_per_seed` one teacher taught all seeds; a file of your own leaves that to the default"

@@ -13,8 +13,7 @@ from mmpkd.cohort import Cohort
 from mmpkd.soft_labels import (CONTROLS, HOW, best_temperature, calibration, control_labels, label_distance,
                                matched_eps, reliability_curve, show_calibration, smooth, soft_label_quality,
                                soft_labels, soften)
-from mmpkd.teachers import out_of_fold
-from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc, macro_auroc, noisy_or, pool_parts
+from mmpkd.teachers import BagOfWordsTeacher, ForestTeacher, class_auroc, macro_auroc, noisy_or, out_of_fold, pool_parts
 
 N = 40
 

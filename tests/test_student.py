@@ -14,7 +14,8 @@ from matplotlib import pyplot as plt
 from mmpkd import student as module
 from mmpkd.cohort import Cohort
 from mmpkd.images import cache_pixels
-from mmpkd.losses import DistillationLoss, SoftLabels
+from mmpkd.callbacks import SoftLabels
+from mmpkd.losses import DistillationLoss
 from mmpkd.student import (Student, attention_weights, data_loaders, label_title, precision_for, soft_title,
                            train_student)
 from mmpkd.networks import check_arch, create_student

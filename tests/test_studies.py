@@ -32,7 +32,7 @@ matplotlib.use('Agg')
 
 def equal(a, b): pd.testing.assert_frame_equal(a, b, check_exact=True)
 
-def weights(run, arm, seed=0): return load_file(run.unit(arm, seed)/'student.safetensors')
+def weights(run, arm, seed=0): return load_file(run.run_folder(arm, seed)/'student.safetensors')
 
 def body(run, arm, seed=0):
     return np.concatenate([v.ravel() for k, v in sorted(weights(run, arm, seed).items()) if not k.startswith('head.')])
@@ -87,7 +87,7 @@ def test_no_choice_looks_at_test_images(chosen, phantom):
     equal(grid_table(a), grid_table(b))                                                             # λ and T
     assert grid_table(a).chosen.sum() == 1
     for arm in ARMS:
-        one, other = a.unit(arm, 0), b.unit(arm, 0)
+        one, other = a.run_folder(arm, 0), b.run_folder(arm, 0)
         for name in ('student.safetensors', 'history.csv', 'attention.npz'):
             assert (one/name).read_bytes() == (other/name).read_bytes(), (arm, name)
         equal(*(pd.read_parquet(u/'predictions.parquet') for u in (one, other)))
@@ -127,14 +127,15 @@ def test_the_choices_are_made_on_validation_images(chosen, phantom):
     assert np.array_equal(run.soft_labels('out-of-fold'), soften(s, run.teacher['T_valid']))
     assert np.array_equal(run.soft_labels('out-of-fold lam=0.3 T=4'), soften(s, 4.))
     t = grid_table(run).query('lam > 0')
-    p = {arm: macro_auroc(valid.y(), pd.read_parquet(run.unit(arm, 0)/'predictions.parquet').loc[valid.y().index])
+    p = {arm: macro_auroc(valid.y(), pd.read_parquet(run.run_folder(arm, 0)/'predictions.parquet').loc[valid.y().index])
          for arm in t.index}
     assert t['mean'].to_dict() == pytest.approx(p) and p[t.index[t.chosen][0]] == max(p.values())
 
 def test_a_report_shows_the_boxes_that_were_scored(chosen, phantom):
     "With the threshold that was chosen for each student"
-    taus = {arm: json.loads((chosen[0].unit(arm, 0)/'unit.json').read_text())['convention']['tau'] for arm in ARMS}
-    assert taus == {arm: pd.read_parquet(chosen[0].unit(arm, 0)/'scores.parquet').attrs['convention']['tau']
+    taus = {arm: json.loads((chosen[0].run_folder(arm, 0)/'unit.json').read_text())['convention']['tau']
+            for arm in ARMS}
+    assert taus == {arm: pd.read_parquet(chosen[0].run_folder(arm, 0)/'scores.parquet').attrs['convention']['tau']
                     for arm in ARMS}
     assert 'chosen on validation regions' in write_report(chosen[0], phantom).read_text()
 
@@ -182,7 +183,8 @@ def test_each_score_has_a_front_of_its_own():
     assert filled == [3, 1]
 
 def test_a_grid_on_disk(phantom, tiny, tmp_path):
-    run = run_grid(phantom, tmp_path/'run', make_config(**tiny, T=7.), lams=(.25, .75), Ts=(1, 3), seeds=1, progress=False)
+    config = make_config(**tiny, T=7.)
+    run = run_grid(phantom, tmp_path/'run', config, lams=(.25, .75), Ts=(1, 3), seeds=1, progress=False)
     assert run.arms == ['baseline', *[f'out-of-fold lam={l} T={T}' for l in (.25, .75) for T in (1, 3)]]
     assert run.controls == []
     z = pd.read_parquet(run.folder/'teachers/seed-0/soft_labels/logits_out-of-fold.parquet')
@@ -224,7 +226,8 @@ def test_the_grid_of_the_paper_is_in_sample(phantom, tiny, tmp_path):
     "An arm that is named wins"
     config = make_config(**tiny | dict(teacher='forest', preset='paper'))
     assert default_arms(config) == ('baseline', 'in-sample')
-    assert run_grid(phantom, tmp_path/'a', config, lams=(.5,), seeds=1, progress=False).arms[1] == 'in-sample lam=0.5 T=1'
+    run = run_grid(phantom, tmp_path/'a', config, lams=(.5,), seeds=1, progress=False)
+    assert run.arms[1] == 'in-sample lam=0.5 T=1'
     assert run_grid(phantom, tmp_path/'b', config, 'out-of-fold', lams=(.5,), seeds=1,
                 progress=False).arms[1] == 'out-of-fold lam=0.5 T=1'
 
@@ -314,8 +317,8 @@ def test_shares_on_disk(phantom, tiny, tiny_run, tmp_path):
 def moved(phantom, tiny, tiny_run, tmp_path_factory):
     "The students of the tiny run are fine-tuned, without anything privileged, so slowly that their start shows"
     config = make_config(**tiny | dict(lr=1e-7))
-    return run_transfer(tiny_run, altered(phantom, text=None, tabular=()), tmp_path_factory.mktemp('moved')/'run', config,
-                    progress=False)
+    images_only, out = altered(phantom, text=None, tabular=()), tmp_path_factory.mktemp('moved')/'run'
+    return run_transfer(tiny_run, images_only, out, config, progress=False)
 
 def test_transfer_starts_from_the_given_students(moved, tiny_run):
     "With their bodies; the head is a new one, since the other data may have other labels"
@@ -396,8 +399,9 @@ def test_transfer_from_a_grid_and_from_a_transfer(moved, phantom, tiny, tmp_path
     "An arm of the other run may have settings in its name, or have been a transfer itself"
     source = Experiment(shutil.copytree(moved.folder, tmp_path/'source'))
     cell = 'out-of-fold lam=0.3'
-    shutil.move(source.unit('from out-of-fold', 0).parent, source.unit(cell, 0).parent)
-    (source.folder/'asked.json').write_text(json.dumps(source.asked | dict(arms=['baseline', 'from baseline', cell])))
+    shutil.move(source.run_folder('from out-of-fold', 0).parent, source.run_folder(cell, 0).parent)
+    about = source.about | dict(arms=['baseline', 'from baseline', cell])
+    (source.folder/'experiment.json').write_text(json.dumps(about))
     run = run_transfer(Experiment(source.folder), phantom, tmp_path/'run', make_config(**tiny | dict(lr=1e-7)), seeds=1,
                    progress=False)
     assert run.arms == ['baseline', 'from baseline', 'from from baseline', f'from {cell}']
@@ -411,7 +415,7 @@ def test_agreement_by_hand(tiny_run, phantom):
     assert t.groupby('arm', sort=False).size().to_dict() == {a: len(phantom.split('test')) for a in tiny_run.arms}
     assert (t.pairs == 1).all()
     for arm in tiny_run.arms:
-        one, two = (AttentionMaps.load(tiny_run.unit(arm, s)/'attention.npz') for s in range(2))
+        one, two = (AttentionMaps.load(tiny_run.run_folder(arm, s)/'attention.npz') for s in range(2))
         mine = t[t.arm == arm].set_index('image_id')
         equal(mine.reset_index().drop(columns=['arm', 'different']), agreement([one, two]))
         for k, g, a, b in zip(one.image_ids, one.geometries, one.maps, two.maps):
@@ -522,7 +526,7 @@ def test_shared_patients_are_left_out_and_counted(phantom, tiny_run, tiny, tmp_p
     run = run_transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
     assert not set(met.patient_id) & set(run.labels('test').index.map(cohort.items.set_index('image_id').patient_id))
     assert sorted(run.labels('test').index) == sorted(phantom.split('test').items.image_id)
-    (kind, n), = run.asked['repairs'].items()
+    (kind, n), = run.about['repairs'].items()
     assert 'earlier split' in kind and n == len(met)
     again = run_transfer(tiny_run, cohort, tmp_path/'run', make_config(**tiny), seeds=1, known='drop', progress=False)
     assert again.per_seed().equals(run.per_seed())

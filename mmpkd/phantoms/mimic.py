@@ -26,8 +26,8 @@ from .. import __version__
 from ..tables import BOX
 from ..image_files import mask_box
 from ..mimic import CHEXPERT, report_text
-from .chest import FINDINGS, begin_phantom, draw_case, finish_phantom, phantom_cases, power_noise
-from .chest import radiology_report, soft, stream, write_dicom
+from .chest import (FINDINGS, begin_phantom, draw_case, finish_phantom, phantom_cases, power_noise,
+                                  radiology_report, soft, stream, write_dicom)
 
 # %% ../../nbs/06_phantom_mimic.ipynb #c6b9a9bd
 def _numbers(rng, n, first): # Eight digits, the first of them given
