@@ -104,7 +104,7 @@ def trivial_maps(
 @dataclass(frozen=True)
 class Localizer:
     "Whatever makes maps"
-    look:object # `look(split, label, **fields)` gives the `AttentionMaps` of a split; fields are those of a `MapSpec`
+    maps_of:object # `maps_of(split, label, **fields)` gives the `AttentionMaps` of a split; fields are those of a `MapSpec`
     trivial:str = None # A key of `TRIVIAL` or `CEILING`, if it is one of these
     several:object = None # `several(split, label, specs)` gives the maps for each `MapSpec`, if that is faster
     boxes:object = None # `boxes(cohort, label)` gives {image_id: (k, 4)}, if boxes are predicted, and no maps
