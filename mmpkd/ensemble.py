@@ -134,7 +134,7 @@ def ensemble_scores(
     run:Experiment, # A finished run of at least two seeds
     cohort:Cohort=None, # Its cohort; needed once, to score what was not scored yet
     scale:str='sum' # One of `SCALES`
-) -> pd.DataFrame: # One row per arm and test image, as of `Run.scores`, without a seed
+) -> pd.DataFrame: # One row per arm and test image, as of `Experiment.scores`, without a seed
     "Localization scores of the ensemble of each arm, under the convention of the run"
     need_seeds(run)
     if not run.localizes: return pd.DataFrame(columns=['image_id', 'arm', 'patient_id'])
@@ -179,7 +179,7 @@ def ensemble_table(
     run:Experiment, # A finished run of at least two seeds
     cohort:Cohort=None, # As for `ensemble_scores`
     scale:str='sum', # One of `SCALES`
-    metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'boxes', 'fpr', 'no_box') # Columns of `Run.per_seed`
+    metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'boxes', 'fpr', 'no_box') # Columns of `Experiment.per_seed`
 ) -> pd.DataFrame: # One row per arm and score: `students` (mean) and their `sd`, `ensemble`, and the `difference`
     "Single students against the ensemble of all of them"
     runs = run.per_seed()
@@ -264,7 +264,7 @@ def show_ensemble(
     run:Experiment, # A finished run of at least two seeds
     cohort:Cohort=None, # As for `ensemble_scores`
     scale:str='sum', # One of `SCALES`
-    metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'fpr') # Columns of `Run.per_seed`; those that it has are drawn
+    metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'fpr') # Columns of `Experiment.per_seed`; those that it has are drawn
 ) -> plt.Figure:
     "Every seed of every arm, and the ensemble of each arm"
     runs, together = run.per_seed(), ensemble_runs(run, cohort, scale).set_index('arm')

@@ -403,7 +403,7 @@ def _work(todo, total, do, epochs, n_jobs, progress):
     else: _in_parallel(todo, do, n_jobs, progress)
 
 # %% ../nbs/40_experiment.ipynb #db816765
-def _with_chance_name(scores, name): # Scores of one trivial localizer, ready for the table
+def _with_chance_name(scores, name): # Scores of one reference map, ready for the table
     return scores.assign(localizer=name, pooled_auroc=scores.attrs['pooled_auroc'])
 
 def save_chance_levels(
@@ -412,7 +412,7 @@ def save_chance_levels(
     pixels:Pixels, # Its pixel cache
     config:dict|Settings # From `make_config`, or the object
 ):
-    "Write `trivial.parquet`, scores of the trivial localizers on the test images; nothing without regions of interest"
+    "Write `trivial.parquet`, scores of the reference maps on the test images; nothing without regions of interest"
     path, settings = out/'trivial.parquet', settings_of(config)
     if path.is_file() or not _has_regions(cohort): return
     how, convention = settings.training, settings.convention

@@ -1,4 +1,4 @@
-"""Reference maps that know nothing of the task, and one call to make, tune and score the maps of anything.
+"""Maps that know nothing of the task, as a level to beat, and one call to make, tune and score the maps of anything.
 
 Docs: https://mmpkd.github.io/mmpkd/reference_maps.html.md"""
 
@@ -104,7 +104,7 @@ def trivial_maps(
 @dataclass(frozen=True)
 class Localizer:
     "Whatever makes maps"
-    maps_of:object # `maps_of(split, label, **fields)` gives the `AttentionMaps` of a split; fields are those of a `MapSpec`
+    maps_of:object # `maps_of(split, label, **fields)` gives the `AttentionMaps` of a split; fields of a `MapSpec`
     trivial:str = None # A key of `TRIVIAL` or `CEILING`, if it is one of these
     several:object = None # `several(split, label, specs)` gives the maps for each `MapSpec`, if that is faster
     boxes:object = None # `boxes(cohort, label)` gives {image_id: (k, 4)}, if boxes are predicted, and no maps

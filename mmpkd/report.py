@@ -67,7 +67,7 @@ def marks_better(
     "True if the table also marks what is better but not significantly so, as the paper's does: with the paper's preset"
     return run.config.get('preset') == 'paper'
 
-def _marks(test, better): # `test` is a row of `Run.comparison`, or None
+def _marks(test, better): # `test` is a row of `Experiment.comparison`, or None
     if test is None:
         return ''
     if test.finding in _SIGNIFICANT:
@@ -99,7 +99,7 @@ def _reference_rows(run, metrics): # As `_ensemble_rows`, of the maps for which 
 # %% ../nbs/42_report.ipynb #a4b43b77
 def table1(
     run:Experiment, # A finished run
-    metrics:tuple=METRICS, # Columns of `Run.per_seed`
+    metrics:tuple=METRICS, # Columns of `Experiment.per_seed`
     better:bool=None # Also mark with `*` what is better but not significantly so? Default: with the preset of the paper
 ) -> pd.DataFrame: # One row per method, text as it is printed
     "Table 1 of the paper: mean ± sd over seeds, `**` significantly better, `††` significantly worse; reference maps"
@@ -156,22 +156,22 @@ class UnderConvention(Experiment):
         self.others = _reference_scores(run, convention.key)
 
     def scores(self):
-        "As `Run.scores`"
+        "As `Experiment.scores`"
         patients = read_stored(self.folder/'labels.parquet')[['image_id', 'patient_id']]
         parts = [t.assign(arm=arm, seed=seed) for (arm, seed), t in self.kept.items()]
         joined = pd.concat(parts, ignore_index=True).drop(columns='key')
         return joined.merge(patients, on='image_id')
 
     def per_seed(self):
-        "As `Run.per_seed`, without the AUROC, which does not depend on a map"
+        "As `Experiment.per_seed`, without the AUROC, which does not depend on a map"
         return _score_means(self.scores())
 
     def intervals(self, metrics=('pixel_auroc', 'iou', 'fpr')):
-        "As `Run.intervals`"
+        "As `Experiment.intervals`"
         return super().intervals(metrics)
 
     def trivial(self):
-        "As `Run.trivial`"
+        "As `Experiment.trivial`"
         if not self.others:
             return pd.DataFrame(dict(arm=[]))
         parts = [t.assign(arm=kind, seed=0) for kind, t in self.others.items()]
@@ -359,7 +359,7 @@ def check_joinable(
 # %% ../nbs/42_report.ipynb #474df3f3
 def joined_table(
     runs:list, # Finished runs
-    metrics:tuple=METRICS, # Columns of `Run.per_seed`
+    metrics:tuple=METRICS, # Columns of `Experiment.per_seed`
     better:bool=None # As for `table1`; default: if one of the runs has the preset of the paper
 ) -> pd.DataFrame: # One row per data set and method, text as it is printed
     "Table 1 of several runs, with a column for the data set"

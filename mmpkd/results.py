@@ -97,7 +97,7 @@ def scores_file(self:Experiment,
 
 @patch(as_prop=True)
 def chance_file(self:Experiment) -> Path:
-    "The file of the scores of the trivial localizers"
+    "The file of the scores of the reference maps"
     return self.folder/'trivial.parquet'
 
 @patch
@@ -242,7 +242,7 @@ def per_seed(self:Experiment) -> pd.DataFrame: # One row per arm and seed: `auro
     return predicted.merge(per_run(scores, found), on=['arm', 'seed']) if found else predicted
 
 @patch
-def trivial(self:Experiment) -> pd.DataFrame: # One row per trivial localizer
+def trivial(self:Experiment) -> pd.DataFrame: # One row per reference map
     "Chance levels"
     if not self.localizes: return pd.DataFrame(dict(arm=[]))
     scores = read_stored(self.chance_file).assign(seed=0).rename(columns={'localizer': 'arm'})

@@ -138,7 +138,7 @@ def pareto_front(
 # %% ../nbs/41_studies.ipynb #4a8aa0d5
 def sensitivity(
     run:Experiment, # From `run_grid`
-    metrics:tuple=('pixel_auroc', 'iou') # Localization scores, columns of `Run.per_seed`
+    metrics:tuple=('pixel_auroc', 'iou') # Localization scores, columns of `Experiment.per_seed`
 ) -> pd.DataFrame: # One row per arm: means and standard deviations on test images, and for each score 'front_...'
     "Test AUROC and localization of each cell, and the front of each score"
     per_seed, metrics = run.per_seed(), _names(metrics)
@@ -198,7 +198,7 @@ def _quality_of(run, arm):
 
 def quality_table(
     run:Experiment, # From `run_quality`
-    metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Run.per_seed`
+    metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Experiment.per_seed`
 ) -> pd.DataFrame: # One row per share: 'teacher' AUROC, 'gap' (mean |s - y|), and mean and sd of the students
     "The teacher's quality on the training images, and that of its students"
     rows, metrics = [], measured_metrics(run, metrics)
@@ -246,7 +246,7 @@ def _crossings(teacher, students, base, draws, seed):
 # %% ../nbs/41_studies.ipynb #b1570fa0
 def quality_threshold(
     run:Experiment, # From `run_quality`
-    metrics:tuple=('auroc', 'pixel_auroc'), # Columns of `Run.per_seed`
+    metrics:tuple=('auroc', 'pixel_auroc'), # Columns of `Experiment.per_seed`
     draws:int=2000, # Of the bootstrap
     alpha:float=.05, # 1 - coverage, and the level of the test
     seed:int=0 # Of the draws
@@ -293,7 +293,7 @@ def threshold_words(
 # %% ../nbs/41_studies.ipynb #7a249f57
 def show_quality(
     run:Experiment, # From `run_quality`
-    metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Run.per_seed`
+    metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Experiment.per_seed`
 ) -> plt.Figure:
     "Students against the AUROC of their teacher; dashed: the baseline, dotted: the threshold that was found"
     metrics = measured_metrics(run, metrics)
@@ -379,7 +379,7 @@ def _start_title(arm): return 'Never saw A' if arm == 'baseline' else arm_title(
 # %% ../nbs/41_studies.ipynb #9af60925
 def transfer_table(
     run:Experiment, # From `run_transfer`
-    metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'fpr') # Columns of `Run.per_seed`
+    metrics:tuple=('auroc', 'pixel_auroc', 'iou', 'fpr') # Columns of `Experiment.per_seed`
 ) -> pd.DataFrame: # One row per starting point, columns (metric, 'mean' or 'sd')
     "Students on cohort B, by where they started"
     metrics = measured_metrics(run, metrics)
@@ -391,7 +391,7 @@ def transfer_table(
 # %% ../nbs/41_studies.ipynb #378ea6da
 def show_transfer(
     run:Experiment, # From `run_transfer`
-    metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Run.per_seed`
+    metrics:tuple=('auroc', 'pixel_auroc') # Columns of `Experiment.per_seed`
 ) -> plt.Figure:
     "Every seed, by where it started"
     metrics = measured_metrics(run, metrics)
@@ -481,8 +481,8 @@ def convention_scores(
     cohort:Cohort, # Its cohort
     conventions:tuple=None, # Of `Convention`; default: `CONVENTIONS`
     n_jobs:int|str='auto' # Units at a time, as in `run_experiment`
-) -> pd.DataFrame: # One row per convention ('key'), arm, seed and test image; trivial localizers are arms as well
-    "Scores of all units and of the trivial localizers under each convention"
+) -> pd.DataFrame: # One row per convention ('key'), arm, seed and test image; reference maps are arms as well
+    "Scores of all units and of the reference maps under each convention"
     conventions = CONVENTIONS if conventions is None else conventions
     need_regions(run, 'a comparison of conventions')
     config = run.config
@@ -512,7 +512,7 @@ def convention_table(
     metrics:tuple=('pixel_auroc', 'iou', 'fpr'), # Columns of the scores
     n_jobs:int|str='auto' # Units at a time, as in `run_experiment`
 ) -> pd.DataFrame: # One row per convention, arm and metric
-    "The comparison with the baseline under each convention; the best trivial localizer, and how many boxes"
+    "The comparison with the baseline under each convention; the best reference map, and how many boxes"
     conventions = CONVENTIONS if conventions is None else conventions
     names, rows = {c.key: str(c) for c in conventions}, []
     scores = convention_scores(run, cohort, conventions, n_jobs)
