@@ -83,7 +83,8 @@ def test_these_are_all_of_that_kind(): assert mmpkd._CALLABLE == SAME_NAME
 
 def test_modules_can_be_pickled_by_cloudpickle():
     "joblib sends a function of a notebook, and the modules that it uses, to another process"
-    from joblib.externals import cloudpickle
+    try: import cloudpickle
+    except ImportError: from joblib.externals import cloudpickle # joblib before 1.6 brings its own
     for module in (mmpkd, mmpkd.audit): assert cloudpickle.loads(cloudpickle.dumps(module)) is module
 
 
