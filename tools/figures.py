@@ -1,7 +1,8 @@
 """Make the stored figures of notebooks small: `python tools/figures.py [NOTEBOOK ...]`, all of nbs/ by default
 
-A figure becomes a PNG of at most 256 colours and 1,200 pixels (960 if it is large), the width of a page, if that loses
-nothing that an eye sees: mean and local errors are measured, and a figure that would change visibly keeps its colours.
+A figure becomes a PNG of at most 256 colours and 1,200 pixels (960 if it is large, 640 if it is very large, as pictures
+full of noise are), if that loses nothing that an eye sees: mean and local errors are measured, and a figure that would
+change visibly keeps its colours.
 A small figure stays as it is, so that a second call changes nothing."""
 import base64, io, json, sys
 from pathlib import Path
@@ -10,8 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTHS = 1200, 960 # pixels; the second, that of a page's text, for a figure that would be larger than LARGE
-LARGE = 100_000 # bytes
+WIDTHS = {1200: 100_000, 960: 200_000, 640: float('inf')} # pixels: bytes above which the next width is tried
 MEAN_ERROR = 2. # of 255, mean over the picture
 LOCAL_ERROR = 10. # of 255, in means of 5 x 5 pixels (in which dithering blurs as it does to an eye), 99.9 % of them
 WORST_ERROR = 40. # the same, all of them
@@ -64,11 +64,11 @@ def reduced(picture):
 def small_png(data):
     "The same picture in fewer bytes, or the data as they are"
     image = Image.open(io.BytesIO(data))
-    if image.mode == 'P' and image.width <= WIDTHS[0]: return data
+    if image.mode == 'P' and image.width <= max(WIDTHS) and len(data) <= WIDTHS[960]: return data
     picture = opaque(image)
-    for width in WIDTHS:
+    for width, most in WIDTHS.items():
         best = reduced(narrower(picture, width))
-        if len(best) <= LARGE: break
+        if len(best) <= most: break
     return best if len(best) < len(data) else data
 
 
