@@ -390,7 +390,7 @@ class TeacherOptions:
 class SoftLabelOptions(TeacherOptions):
     teacher_per_seed:bool|None = _setting('teacher_per_seed', '--teacher-per-seed/--one-teacher', show_default=False)
     lam:str = _setting('lam', usual=f"{_SETTINGS['lam'].default:g}")
-    run_grid:Path|None = _option(None, 'For --lam valid: the folder of a finished `mmpkd grid`; by default '
+    grid:Path|None = _option(None, 'For --lam valid: the folder of a finished `mmpkd grid`; by default '
                                    'mmpkd-grid-SOURCE.', '--grid')
     temperature:str = _setting('T', '--temperature', '-T', usual=f"{_SETTINGS['T'].default:g}")
     controls_from:str|None = _setting('controls_from')
