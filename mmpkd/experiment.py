@@ -1,4 +1,4 @@
-"""Arms times seeds: train, predict, score and keep; resumable after an interruption, and reproducible.
+"""Train, predict, score and store every arm with every seed; resumable after an interruption, and reproducible.
 
 Docs: https://mmpkd.github.io/mmpkd/experiment.html.md"""
 

@@ -1,4 +1,4 @@
-"""Equation 2: the teacher's belief about each training image, softened by a temperature, from a teacher that has not seen the answer.
+"""Equation 2: the teacher's probability for each training image, at a temperature, from a teacher that has not seen the answer.
 
 Docs: https://mmpkd.github.io/mmpkd/soft_labels.html.md"""
 

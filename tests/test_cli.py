@@ -486,7 +486,7 @@ def busbra_call(busbra, tmp_path, **options):
     (dict(arms='baseline,out-of-hand'), "no arm 'out-of-hand'"), (dict(arms='baseline'), 'at least one other'),
     (dict(arms='baseline,out-of-bag lam=much'), "lam must be a number, not 'much'"),
     (dict(temperature='hot'), "--temperature must be a number or 'valid', not 'hot'"),
-    (dict(controls_from='shuffled'),
+    ({'controls-from': 'shuffled'},
      "controls_from must be 'in-sample', 'out-of-bag' or 'out-of-fold', not 'shuffled'"),
     (dict(convention='cut=otsu'), "--convention knows no 'cut'; its fields are method, layer, heads"),
     (dict(convention='otsu'), "knows no 'otsu'"), (dict(convention='rule=median'), 'rule must be one of'),
@@ -497,7 +497,7 @@ def busbra_call(busbra, tmp_path, **options):
     (dict(convention='min_area=small'), "min_area must be a number, not 'small'"),
     (dict(convention='tau=2'), 'tau must be'), (dict(convention='layer=12'), 'layer'),
     (dict(convention='heads=3'), 'heads'), (dict(arms='baseline,from baseline'), 'needs `start`'),
-    (dict(teacher='boosting', arms='all', controls_from='out-of-bag'), "'boosting' has no out-of-bag predictions"),
+    ({'teacher': 'boosting', 'arms': 'all', 'controls-from': 'out-of-bag'}, "'boosting' has no out-of-bag predictions"),
     (dict(size=0), 'size must be'), (dict(epochs=-1), 'epochs must be'), (dict(bs=0), 'bs must be'),
     (dict(lr=0), 'lr must be'), (dict(tau=2), 'tau must be'), (dict(precision='fp8'), "not 'fp8'"),
     ({'test-fold': 4}, 'two different folds'), ({'test-fold': 9}, 'two different folds')], ids=str)
