@@ -76,7 +76,7 @@ class Experiment:
     def __repr__(self):
         titles = '; '.join(Arm.read(arm).title for arm in self.arms)
         seeds = f'{self.seeds} seeds' if self.seeds > 1 else '1 seed'
-        return fill(f"Run of {self.about['cohort']!r}: {titles}; {seeds} each", 90)
+        return fill(f"Experiment on {self.about['cohort']!r}: {titles}; {seeds} each", 90)
 
 # %% ../nbs/39_results.ipynb #8436a21b
 @patch
