@@ -663,7 +663,7 @@ def _calibrations(run):
 def _power(run): # {title: table}
     if not run.localizes:
         return {}
-    tests = max(run.comparison().attrs['tests'], 1)
+    tests = max(run.comparison().tests, 1)
     title = 'Power: could so many seeds have shown the gains that the paper reports?'
     return {title: power_table(run.per_seed(), tests=tests)}
 

@@ -487,9 +487,6 @@ class Comparison:
         if name.startswith('_') or name == 'table':
             raise AttributeError(name)
         return getattr(self.table, name)
-    @property
-    def attrs(self): # as long as callers read the family here
-        return {k: getattr(self, k) for k in ('baseline','alpha','controls','one_teacher','tests','tests_controls')}
 
     def _summary(self):
         of_controls = f', {self.tests_controls} of controls' if self.controls else ''

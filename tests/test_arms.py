@@ -174,7 +174,7 @@ def test_every_arm_runs(run):
 
 def test_verdicts_know_the_controls(run):
     comparison = run.comparison()
-    assert comparison.attrs['controls'] == run.controls and set(comparison.arm) == set(run.arms) - {'baseline'}
+    assert comparison.controls == run.controls and set(comparison.arm) == set(run.arms) - {'baseline'}
     assert all(('a control; ' in text) == is_control(arm) for arm, text in run.verdicts().items())
     assert not any('No control arm was run' in text for text in run.verdicts().values())
 

@@ -587,7 +587,7 @@ def test_a_folder_with_one_teacher_says_how_to_go_on(one, phantom, tiny, tmp_pat
 
 def test_the_verdict_says_that_one_teacher_taught_all_seeds(one, tiny_run):
     "Of the arms that learned from it; label smoothing and self-distillation did not"
-    assert one.one_teacher == ['out-of-fold', 'shuffled'] == one.comparison().attrs['one_teacher']
+    assert one.one_teacher == ['out-of-fold', 'shuffled'] == one.comparison().one_teacher
     assert tiny_run.one_teacher == []
     assert {a for a, said in one.verdicts().items() if 'with this teacher' in said} == {'out-of-fold', 'shuffled'}
     assert not any('with this teacher' in said for said in tiny_run.verdicts().values())
@@ -724,7 +724,7 @@ def test_without_regions_only_prediction_is_measured(blind):
     assert not len(blind.scores())
     assert not len(blind.trivial())
     t = blind.comparison()
-    assert t.metric.tolist() == ['auroc'] and t.attrs['tests'] == 0 and blind.intervals().metric.tolist() == ['auroc']
+    assert t.metric.tolist() == ['auroc'] and t.tests == 0 and blind.intervals().metric.tolist() == ['auroc']
     [said] = blind.verdicts().values()
     assert 'AUROC' in said and 'IoU' not in said and 'Holm' not in said
     assert not list(blind.folder.rglob('scores.parquet')) + list(blind.folder.glob('trivial.parquet'))

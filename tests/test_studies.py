@@ -337,7 +337,7 @@ def test_transfer_needs_no_teacher(moved):
 def test_transfer_is_compared_with_the_baseline_of_the_other_data(moved):
     "Who never saw it is shown, and not tested"
     assert moved.compared == ['from baseline', 'from out-of-fold']
-    assert moved.comparison().attrs['baseline'] == 'from baseline'
+    assert moved.comparison().baseline == 'from baseline'
     for names in (moved.comparison().arm, moved.verdicts(), moved.intervals().arm):
         assert set(names) == {'from out-of-fold'}
     assert set(moved.per_seed().arm) == set(moved.arms)
