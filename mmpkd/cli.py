@@ -415,18 +415,6 @@ class MapOptions:
 
 TRAINING = {'Teacher and soft labels': SoftLabelOptions, 'Students': StudentOptions, 'Saliency maps': MapOptions}
 
-# %% ../nbs/43_cli.ipynb #196d4a5f
-def auto_teacher(
-    cohort, # A `Cohort`
-    preset:str=None # With 'paper', reports are read by the paper's language model
-) -> str: # 'none' if nothing is privileged
-    "The teacher for the privileged columns of this cohort"
-    if cohort.text and cohort.tabular:
-        return 'stacked'
-    if cohort.text:
-        return 'bert' if preset == 'paper' else 'bow'
-    return 'forest' if cohort.tabular else 'none'
-
 # %% ../nbs/43_cli.ipynb #72a811b7
 def _value(word): # A number, if it is one
     for kind in (int, float):

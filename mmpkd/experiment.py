@@ -469,8 +469,8 @@ def _keep_answers(out, cohort, pixels, arms, seeds):
 # %% ../nbs/40_experiment.ipynb #cf9b79ff
 def run_experiment(
     cohort:Cohort, # All three splits; without regions of interest in the test split nothing is localized
-    out:str|PathLike, # The run folder
-    config:Settings|dict, # `Settings`, or a dictionary from `make_config`
+    out:str|PathLike, # Folder of the experiment
+    config:Settings|dict=None, # Or a dictionary from `make_config`; by default a teacher that suits the cohort
     arms:tuple=None, # Arms or their names, see `Arm`; default: see `default_arms`
     seeds:int=5, # Seeds 0, 1, ... of each arm
     n_jobs:int|str='auto', # Units at a time; 'auto': as many as there are cores, and 1 on a GPU
@@ -480,7 +480,7 @@ def run_experiment(
     before=None # `before(cohort, pixels, audit)` is called ahead of the first training
 ) -> Experiment:
     "Run every missing arm and seed; resumable and reproducible"
-    settings, out = settings_of(config), Path(out)
+    settings, out = settings_of(config, cohort), Path(out)
     arms = [Arm.read(arm) for arm in (default_arms(settings) if arms is None else arms)]
     arms = list({arm.slug: arm for arm in arms}.values())                    # an arm named twice is one
     _check_numbers(seeds, n_jobs)

@@ -123,6 +123,18 @@ def default_arms(
     preset = settings['preset'] if isinstance(settings, dict) else settings.preset
     return of_preset('arms', preset, ('baseline', 'out-of-fold'))
 
+# %% ../nbs/38_settings.ipynb #63bd2220
+def auto_teacher(
+    cohort, # A `Cohort`
+    preset:str=None # With 'paper', reports are read by the paper's language model
+) -> str: # 'none' if nothing is privileged
+    "The teacher for the privileged columns of this cohort"
+    if cohort.text and cohort.tabular:
+        return 'stacked'
+    if cohort.text:
+        return 'bert' if preset == 'paper' else 'bow'
+    return 'forest' if cohort.tabular else 'none'
+
 # %% ../nbs/38_settings.ipynb #b6eb730f
 CHOICE = 'choice.json' # what a finished grid leaves: arm, lam, T, its AUROC and the baseline's, fingerprint of the data
 
@@ -351,7 +363,9 @@ def starting_from(
     return Settings.from_dict(config).replace(start=start).to_dict()
 
 def settings_of(
-    config:dict|Settings # From `make_config`, or the object
+    config:dict|Settings=None, # From `make_config`, or the object
+    cohort=None # The `Cohort`, which decides on the teacher where nothing is given
 ) -> Settings:
-    "The settings as an object, whichever of the two is given"
+    "The settings as an object, whichever of the two is given; by default with the teacher that suits the cohort"
+    if config is None: return Settings(teacher=auto_teacher(cohort))
     return config if isinstance(config, Settings) else Settings.from_dict(config)

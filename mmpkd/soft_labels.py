@@ -1,4 +1,4 @@
-"""Equation 2: the teacher's probability for each training image, at a temperature, from a teacher that has not seen the answer.
+"""The teacher's probability for each training image (equation 2 of the paper), from a teacher that has not seen the patient (cross-fitting).
 
 Docs: https://mmpkd.github.io/mmpkd/soft_labels.html.md"""
 

@@ -776,7 +776,7 @@ class Started(BaseException): "Training would have begun"
 def untrained(monkeypatch):
     "Nothing is trained or taught: what gets that far stops there"
     def stop(*args, **kwargs): raise Started
-    monkeypatch.setattr(experiment, 'teach', stop)
+    monkeypatch.setattr(experiment, 'make_soft_labels', stop)
 
 def same_file(study): # one picture under two names of a path, in two splits
     items = study.items.copy()

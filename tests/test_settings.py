@@ -1,12 +1,13 @@
 "Settings in files: as old versions wrote them, as people write them, and with mistakes"
 import json, subprocess, sys
 from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from mmpkd.convention import Convention
-from mmpkd.settings import NAMES, Settings, about_file, is_finished, make_config, read_config
+from mmpkd.settings import NAMES, Settings, about_file, is_finished, make_config, read_config, settings_of
 from mmpkd.training import Training, describe_fields
 
 ODD = [dict(), dict(teacher='bow', size=32, epochs=2, lr=1e-3, weights='none', arch_kwargs=dict(patch_size=8)),
@@ -35,6 +36,13 @@ def test_the_layout_of_the_file_is_that_of_all_versions():
                 'lr', 'wd', 'bs', 'augment', 'weights', 'weights_sha256', 'arch', 'arch_kwargs', 'precision',
                 'convention', 'start', 'start_sha256', 'data', 'grid')
     assert tuple(make_config()) == expected
+
+def test_the_teacher_that_suits_a_cohort():
+    "Where no settings are given"
+    kinds = dict(bow=dict(text='report', tabular=[]), forest=dict(text=None, tabular=['age']),
+                 stacked=dict(text='report', tabular=['age']), none=dict(text=None, tabular=[]))
+    for name, columns in kinds.items():
+        assert settings_of(None, SimpleNamespace(**columns)) == Settings(teacher=name)
 
 def test_names_of_older_versions(tmp_path):
     "What a setting or a file was called before is still understood"

@@ -544,8 +544,8 @@ def test_patients_of_the_run_before_the_run(moved, phantom, tiny_run):
     # as if the second cohort were of other people
     strangers = labels.assign(patient_id='x' + labels.patient_id.astype(str))
     with pytest.MonkeyPatch.context() as patch:
-        read = studies.read_kept
-        patch.setattr(studies, 'read_kept', lambda path: strangers if path.parent == second.folder else read(path))
+        read = studies.read_stored
+        patch.setattr(studies, 'read_stored', lambda path: strangers if path.parent == second.folder else read(path))
         assert set(shared_patients(second, cohort).patient_id) == set(met.patient_id)
 
 def test_conventions_of_a_transfer(moved, phantom, tmp_path):
