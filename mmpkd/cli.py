@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import __version__
-from .settings import Settings
+from .settings import Settings, auto_teacher
 from .training import Training
 
 # %% ../nbs/43_cli.ipynb #c41bd2f7

@@ -172,9 +172,3 @@ def test_a_student_agrees_with_itself(phantom, pixels, student, method):
     contrast = np.ptp(maps.maps, axis=(1, 2)) > 0
     np.testing.assert_allclose(t.spearman[contrast], 1)
     assert contrast.any() and (t.spearman[~contrast] == 0).all()
-
-
-def test_old_place_still_works():
-    import mmpkd.attention as attention
-    assert attention.agreement is agreement and attention.randomisation_check is randomisation_check
-    with pytest.raises(AttributeError, match='no_such_name'): attention.no_such_name

@@ -315,16 +315,3 @@ def test_tune_tau_keeps_away_from_test_images():
     cohort.rois = cohort.rois[3:]
     with pytest.raises(ValueError, match='nothing to choose tau by'):
         tune_tau(maps[:3], ids[:3], geometries[:3], cohort)
-
-
-# Names that moved
-
-def test_old_places_still_work():
-    import mmpkd.localization as localization, mmpkd.scoring as scoring
-    assert localization.score_maps is score_maps and localization.tune_tau is tune_tau
-    from mmpkd.convention import Convention as moved
-    from mmpkd.scoring import truth_of as also_moved
-    from mmpkd.rescoring import rescore_run
-    assert (moved, also_moved) == (Convention, truth_of) and rescore_run.__module__ == 'mmpkd.rescoring'
-    for module in (localization, scoring):
-        with pytest.raises(AttributeError, match='no_such_name'): module.no_such_name

@@ -20,7 +20,7 @@ from mmpkd.student import (Student, attention_weights, data_loaders, label_title
                            train_student)
 from mmpkd.networks import check_arch, create_student
 from mmpkd.teachers import macro_auroc
-from mmpkd.training import Training
+from mmpkd.training import VIT_TINY, Training
 
 SMALL = {k: TINY[k] for k in ('weights', 'arch_kwargs')}
 SMALL_MODEL = dict(weights='none') | SMALL['arch_kwargs']
@@ -124,7 +124,7 @@ CONSUMED_BY_TIMM = dict(
 def test_a_student_folder_cannot_name_a_file_to_be_read(tmp_path, name):
     "timm.create_model would open the file of another, and older versions would run what is in it"
     model = create_student(1, 32, **SMALL_MODEL)
-    Student(model, dict(labels=['a'], task='multilabel', size=32, arch=module.VIT_TINY,
+    Student(model, dict(labels=['a'], task='multilabel', size=32, arch=VIT_TINY,
                         arch_kwargs=SMALL['arch_kwargs'])).save(tmp_path)
     torch.save(dict(state_dict=Intruder()), tmp_path/'evil.pth')
     config = json.loads((tmp_path/'student.json').read_text())
