@@ -7,6 +7,7 @@ Two runs: chest radiographs with reports in the layout of MIMIC-CXR, and mammogr
 CBIS-DDSM, two seeds each. Contents are hashed, not files: rows and columns of tables, arrays, tensors.
 """
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ def make(folder):
             mmpkd('phantom', kind, data, '--n', N[kind], '--seed', '1')
         rois = ['--rois', data/'ms-cxr'] if kind == 'mimic' else []
         size = ['--size', '32', '--epochs', '1', '--bs', '16', '--weights', 'none', '--precision', 'fp32']
-        mmpkd('run', kind, '--root', data, '--out', run, '--arms', arms, '--seeds', '2', '--jobs', '1', *size, *rois, *EXTRA[kind])
+        how = ['--arms', arms, '--seeds', '2', '--jobs', '1', *size, *rois, *EXTRA[kind]]
+        mmpkd('run', kind, '--root', data, '--out', run, *how)
 
 
 def mmpkd(*args):
@@ -38,11 +40,16 @@ def mmpkd(*args):
     subprocess.run([sys.executable, '-W', 'ignore', '-c', start, *map(str, args)], check=True, stdout=sys.stderr)
 
 
+def rounded(values):
+    "Numbers to ten digits: the trees of a forest are summed in the order in which threads finish"
+    return [float(f'{v:.10g}') if isinstance(v, float) else v for v in values]
+
+
 def table_digest(table):
     "Of the values, by column name"
     table = table.reset_index()
-    parts = [f'{c}={hashlib.sha256(repr(table[c].tolist()).encode()).hexdigest()}' for c in sorted(map(str, table.columns))]
-    return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+    columns = {c: rounded(table[c].tolist()) for c in sorted(map(str, table.columns))}
+    return hashlib.sha256(repr(columns).encode()).hexdigest()
 
 
 def array_digest(arrays):
@@ -61,6 +68,8 @@ READ = {'.parquet': lambda f: table_digest(pd.read_parquet(f)), '.csv': lambda f
 def digests(folder):
     "One line for each file that holds numbers; learning curves without their times"
     for path in sorted(folder.rglob('*')):
+        if path.name == 'notes.npy':  # when each file was changed
+            continue
         if path.name == 'history.csv':
             history = pd.read_csv(path)
             yield path, table_digest(history.drop(columns=[c for c in history if 'time' in c]))
@@ -72,4 +81,5 @@ if __name__ == '__main__':
     top = Path(sys.argv[1])
     make(top)
     for path, digest in digests(top):
-        print(digest[:16], path.relative_to(top))
+        name = re.sub(r'pixels-(\d+)-\w+', r'pixels-\1', str(path.relative_to(top)))
+        print(digest[:16], name)
