@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTHS = {1200: 100_000, 960: 200_000, 640: float('inf')} # pixels: bytes above which the next width is tried
+WIDTHS = {1200: 80_000, 960: 100_000, 640: float('inf')} # pixels: bytes above which the next width is tried
 MEAN_ERROR = 2. # of 255, mean over the picture
 LOCAL_ERROR = 10. # of 255, in means of 5 x 5 pixels (in which dithering blurs as it does to an eye), 99.9 % of them
 WORST_ERROR = 40. # the same, all of them
@@ -43,7 +43,7 @@ def palettes(image):
     "The picture in fewer colours, the plainest first"
     colors = image.getcolors(256)
     if colors: return [image.quantize(len(colors), dither=Image.Dither.NONE)]
-    return [image.quantize(n, method=Image.Quantize.MEDIANCUT, dither=dither)
+    return [image.quantize(n, method=Image.Quantize.MEDIANCUT, kmeans=3, dither=dither)
             for n in (128, 256) for dither in (Image.Dither.NONE, Image.Dither.FLOYDSTEINBERG)]
 
 
