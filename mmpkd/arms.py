@@ -58,6 +58,7 @@ def _settings_in(text, kind): # {name: value} of the words that are NAME=VALUE
             raise ValueError(f'{name} must be a number, not {value!r}, in the arm {text!r}') from None
     return changes
 
+# %% ../nbs/13_arms.ipynb #2bd4b652
 def _check_values(arm): # Are the numbers in their ranges?
     where = f'in the arm {arm.name!r}'
     for name in ('share', 'eps'):
@@ -133,6 +134,7 @@ def changes(self:Arm) -> dict:
     named = [word.partition('=')[0] for word in self.name.split() if '=' in word]
     return {k: getattr(self, k) for k in named}
 
+# %% ../nbs/13_arms.ipynb #7df81d5f
 @patch(as_prop=True)
 def title(self:Arm) -> str:
     "Its title in tables and figures"

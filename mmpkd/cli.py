@@ -84,6 +84,7 @@ def _blocks(widths, width, keys=1): # Indices of columns side by side; the first
         used += 1 + w
     return [[*range(keys), *b] for b in blocks]
 
+# %% ../nbs/43_cli.ipynb #f467e678
 def _print_block(heads, columns, left): # Columns side by side; `left` has a bool for each
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for head, is_left in zip(heads, left):
@@ -553,6 +554,7 @@ def _teacher_line(run): # Empty if there is no teacher
     several = f', mean of {run.seeds} teachers' if len(run.teacher_seeds) > 1 else ''
     return f'Teacher AUROC{several}: {aurocs}. {teacher_note(run)}' if aurocs else ''
 
+# %% ../nbs/43_cli.ipynb #d2c8e7be
 def _in_all_images(t): # Does every image have a box, so that the column says nothing?
     return 'No box' in t and t['No box'].str.fullmatch('0.000( ± 0.000)?').all()
 
@@ -954,6 +956,7 @@ class DemoCommand(RunCommand):
     phantom_seed:int = _option(1, 'Seed of the phantom itself.', min=0, metavar='N')
     says:str|None = _option(None, "With labels that name a side: the reports say 'what' there is, or also 'where'.")
 
+# %% ../nbs/43_cli.ipynb #8e95a08d
 def demo(
     out:Path=Path('mmpkd-demo'), # A folder for the phantom and the run
     **options # Of `DemoCommand`

@@ -17,6 +17,7 @@ from .tables import BOX
 from .cohort import Cohort
 from .convention import Convention
 from .localization import iou, predicted_boxes, saliency_of
+from .scoring import _check_maps
 
 # %% ../nbs/31_detection.ipynb #cba5aea9
 def _boxes_of(m, geometry, convention): # (k, 4) boxes of one map, and their (k,) scores
@@ -24,13 +25,6 @@ def _boxes_of(m, geometry, convention): # (k, 4) boxes of one map, and their (k,
     boxes = predicted_boxes(heat, convention)
     scores = [float(heat[y0:y1, x0:x1].max()) for x0, y0, x1, y1 in boxes]
     return boxes, scores
-
-def _check_lengths(maps, image_ids, geometries, weights):
-    lengths = {'maps': len(maps), 'image_ids': len(image_ids), 'geometries': len(geometries)}
-    if weights is not None: lengths['weights'] = len(weights)
-    if len(set(lengths.values())) > 1:
-        said = ', '.join(f'{n} {name}' for name, n in lengths.items())
-        raise ValueError(f'one of each is needed for every image, not {said}')
 
 # %% ../nbs/31_detection.ipynb #dfe0074c
 def detections(
@@ -42,7 +36,9 @@ def detections(
     label:str=None # The finding that the maps are of, if they are of one
 ) -> pd.DataFrame: # One row per box: 'image_id', 'x0', 'y0', 'x1', 'y1' in original pixels, 'score', 'label'
     "The boxes of saliency maps, each with the highest heat inside it as its score"
-    _check_lengths(maps, image_ids, geometries, weights)
+    _check_maps(maps, image_ids, geometries)
+    if weights is not None and len(weights) != len(maps):
+        raise ValueError(f'{len(weights)} weights for {len(maps)} maps; there must be one per map')
     parts = []
     for k, (m, image_id, geometry) in enumerate(zip(maps, image_ids, geometries)):
         boxes, scores = _boxes_of(m, geometry, convention)

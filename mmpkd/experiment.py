@@ -104,6 +104,7 @@ def _about_teacher(teacher, cohort, arms, settings, folder):
         about['T_valid'] = best_temperature(image_logits(teacher, valid), valid.y(), valid.task)
     return about
 
+# %% ../nbs/40_experiment.ipynb #7d24f1da
 def _keep_teacher(cohort, arms, settings, folder, seed):
     "See that all about the teacher is kept: it, and its temperature; None twice if nothing is privileged"
     teacher, about = None, dict(auroc={}, per='image', T_valid=None)
@@ -444,6 +445,7 @@ def _same_data(cohort, pixels, settings, out):
     _check_choice(settings.grid, env)
     _keep_environment(out, env)
 
+# %% ../nbs/40_experiment.ipynb #bc0bbc9f
 def _audited(cohort, pixels, settings, out, before):
     "The audit with all pictures, kept and shown"
     _check_truth(cohort.split('test'), pixels, settings.convention)

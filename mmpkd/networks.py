@@ -99,6 +99,7 @@ def _skeleton(arch, **kwargs): # The model without its numbers
     plain_blocks(model)
     return model
 
+# %% ../nbs/19_networks.ipynb #416e92a0
 def _check_plain(arch, cause): # Is the network itself at fault, and not its arguments?
     try: _skeleton(arch.partition('.')[0])
     except Exception as own:

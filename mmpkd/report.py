@@ -264,6 +264,7 @@ def _counts(run): # Of seeds and images
         regions = 'none of them with a region of interest, so that nothing is localized'
     return f"{run.seeds} seed{plural}; {len(run.labels('test'))} test images, {regions}"
 
+# %% ../nbs/42_report.ipynb #4270e225
 def _columns_note(run): # The meaning of the columns about attention
     c = run.config['convention']
     own = Convention(**c)
@@ -648,6 +649,7 @@ def _other_conventions(run, cohort, conventions, n_jobs): # {title: table}, {cap
         figures[caption] = show_conventions(compared, m).figure
     return tables, figures
 
+# %% ../nbs/42_report.ipynb #186ee164
 def _calibrations(run):
     y, soft = run.labels('train'), soft_labels_of(run)
     if not soft:

@@ -105,6 +105,7 @@ def runs(self:Experiment) -> list: # (arm, seed, folder) of each unit
     "All units: arms times seeds"
     return [(arm, seed, self.run_folder(arm, seed)) for arm in self.arms for seed in range(self.seeds)]
 
+# %% ../nbs/39_results.ipynb #b8aba42f
 @patch(as_prop=True)
 def arms_with_soft_labels(self:Experiment) -> list: # Names of arms
     "The arms that have a table of soft labels"
@@ -159,6 +160,7 @@ def soft_labels(self:Experiment,
     folder = teacher_folder(self.folder, self.config.get('teacher_per_seed'), seed)
     return read_stored(soft_files([arm], folder)[Arm.read(arm).name])
 
+# %% ../nbs/39_results.ipynb #412083eb
 @patch
 def over_teachers(self:Experiment,
     arm:str, # One that has a teacher

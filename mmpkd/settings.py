@@ -44,6 +44,7 @@ def read_json(
 
 OLD_NAMES = dict(matched='controls_from') # of settings, in folders of older versions
 
+# %% ../nbs/38_settings.ipynb #bb927558
 def read_config(
     folder:Path # Of an experiment, finished or not
 ) -> dict: # As `Settings.to_dict` gives it
@@ -181,6 +182,7 @@ def _check_lam_and_T(s):
     if s.T != 'valid' and not (_number(s.T) and 0 < s.T < inf):
         raise ValueError(f"the temperature T must be above 0, or 'valid', not {s.T!r}")
 
+# %% ../nbs/38_settings.ipynb #28885a59
 def _dict(name, value): # A copy; {} for None
     if value is None: return {}
     if isinstance(value, dict): return dict(value)

@@ -255,6 +255,7 @@ def place_gain(
     share, lo, hi = patient_interval(without - with_it, patients)
     return dict(share=share/scale, lo=lo/scale, hi=hi/scale)
 
+# %% ../nbs/41_signs.ipynb #6ac63f64
 def _told_anyway(cohort, image_ids): # (N, features): hard labels, and which are blank
     y = cohort.y().loc[image_ids]
     return sp.csr_matrix(np.hstack([y.fillna(0), y.isna()]).astype(float))

@@ -220,6 +220,7 @@ def _keys(n, N):
     keys['patient_id'] = keys['image_id']//2
     return keys
 
+# %% ../nbs/34_simulations.ipynb #0c278371
 def _images(draw, arms):
     "A table of images with three independent metrics"
     scores = {m: draw(arms=len(arms), images=2) for m in METRICS}
@@ -257,6 +258,8 @@ def _leaves_out_zero(draw, alpha, method):
     return not lo <= 0 <= hi
 
 def _two_way(draw, alpha): return _leaves_out_zero(draw, alpha, 'two-way')
+
+# %% ../nbs/34_simulations.ipynb #25b3cb72
 def _percentile(draw, alpha): return _leaves_out_zero(draw, alpha, 'percentile')
 
 def _auroc_interval(draw, alpha):

@@ -132,6 +132,7 @@ def _rank_sums(ranks, n):
         top += r
     return ways[n]
 
+# %% ../nbs/31_statistics.ipynb #fee6b305
 def mann_whitney(
     x:np.ndarray, # (n,) scores of one arm, one per run
     y:np.ndarray # (m,) scores of the other
@@ -632,6 +633,7 @@ def _out_of_reach(rows, alpha):
     if rows['attainable_holm'].notna().any(): best += f", {rows['attainable_holm'].min():.2g} after Holm"
     return f"no evidence at this n in {names}, where no test could reach p ≤ {alpha:g} (smallest attainable {best})"
 
+# %% ../nbs/31_statistics.ipynb #7596f68e
 def _clause(
     finding:str, # One of `FINDINGS`
     rows:pd.DataFrame, # The rows of one arm with that finding

@@ -116,8 +116,10 @@ def test_bad_tables_are_named(change, message):
     with pytest.raises(ValueError, match=message): detection_table(found, truth, ids)
 
 def test_lengths_are_compared():
-    with pytest.raises(ValueError, match='2 maps, 1 image_ids, 1 geometries, 1 weights'):
-        detections(np.ones((2, 4, 4)), ['a'], [Geometry(8, 8, 8)], weights=[1.])
+    with pytest.raises(ValueError, match='2 maps, 1 image_ids and 1 geometries'):
+        detections(np.ones((2, 4, 4)), ['a'], [Geometry(8, 8, 8)])
+    with pytest.raises(ValueError, match='2 weights for 1 maps'):
+        detections(np.ones((1, 4, 4)), ['a'], [Geometry(8, 8, 8)], weights=[1., 2.])
 
 def test_true_boxes_of_a_finding(phantom):
     label = phantom.labels[0]
